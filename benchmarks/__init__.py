@@ -1,0 +1,1 @@
+"""Timings, load and chaos runs. Not part of the tests."""

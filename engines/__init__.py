@@ -1,0 +1,1 @@
+"""Video object segmentation engines: networks, feature banks, training. Knows tensors, not the web."""

@@ -1,0 +1,1 @@
+"""AOT and DeAOT (Yang et al. 2021, 2022)."""

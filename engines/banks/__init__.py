@@ -1,0 +1,1 @@
+"""Feature banks: bounded memory of tokens. They know tensors only."""

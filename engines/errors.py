@@ -1,0 +1,50 @@
+"""Errors that engines raise. The service maps them to HTTP; nothing here knows that.
+
+EngineError
+├── UnknownEngine          no engine of that name; the message lists the names
+├── WeightsError           a checkpoint is missing, truncated, or of another variant
+├── NoReferenceFrame       propagate() before the first memorize()
+├── FrameSizeChanged       a frame or map of another size than the track's
+├── BudgetTooSmall         the memory budget cannot hold what must stay; names the smallest that can
+├── UnsupportedReference   a kind of reference this engine does not take
+├── StateMismatch          a snapshot of another engine, weights, or schema
+└── TrainingDataError      nothing usable is left of the training data
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Root of everything an engine raises on purpose."""
+
+
+class UnknownEngine(EngineError):
+    """No engine of that name."""
+
+
+class WeightsError(EngineError):
+    """A checkpoint is missing, truncated, or does not fit the network."""
+
+
+class NoReferenceFrame(EngineError):
+    """propagate() was called on a track that has memorised nothing."""
+
+
+class FrameSizeChanged(EngineError):
+    """A frame or label map differs in size from the track it was given to."""
+
+
+class BudgetTooSmall(EngineError):
+    """The memory budget cannot hold what must stay; the message names the smallest that can."""
+
+
+class UnsupportedReference(EngineError):
+    """The engine does not take this kind of reference."""
+
+
+class StateMismatch(EngineError):
+    """A snapshot was made by another engine, other weights, or another schema."""
+
+
+class TrainingDataError(EngineError):
+    """No usable training data is left after the broken items were skipped."""

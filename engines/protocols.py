@@ -1,0 +1,113 @@
+"""What every engine promises. The worker and the tests know engines by this page alone.
+
+An engine holds weights on one device and nothing of any video. All state of a video is its Track.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+from engines.catalog import EngineInfo
+from engines.types import Frame, LabelMap, MemoryPolicy, Prediction, Size, TrackState
+
+
+@runtime_checkable
+class Track(Protocol):
+    """The state of one video in one direction. Opaque but for these."""
+
+    @property
+    def size(self) -> Size:
+        """Size of its frames and label maps, in pixels as displayed."""
+        ...
+
+    @property
+    def network_size(self) -> Size:
+        """Size the network sees. Only tracks that agree in it may share one propagate() call."""
+        ...
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        """The client's ids that the track follows, ascending."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Frames propagated so far."""
+        ...
+
+    @property
+    def bank_bytes(self) -> int:
+        """Bytes that the track's memory holds now."""
+        ...
+
+    @property
+    def bank_tokens(self) -> int:
+        """Tokens in the long-term memory now."""
+        ...
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """Facts of a loaded engine: the catalog's, and those that belong to its weights."""
+
+    info: EngineInfo
+    net_short_side: int
+    memorize_every: int
+    weights_sha256: str
+    dtype: torch.dtype
+    device: torch.device
+    deterministic: bool
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Weights on one device; holds nothing of any video."""
+
+    @property
+    def spec(self) -> EngineSpec:
+        """Facts of this engine and its weights."""
+        ...
+
+    def open(self, size: Size, memory: MemoryPolicy) -> Any:
+        """An empty track for frames of `size`. Raises BudgetTooSmall."""
+        ...
+
+    def memorize(self, track: Any, frame: Frame, label_map: LabelMap, *, object_ids: Collection[int]) -> None:
+        """Take a reference. `object_ids` are those that the map annotates; 0 is background for them only.
+
+        Raises FrameSizeChanged. Does not move the track on.
+        """
+        ...
+
+    def propagate(
+        self, tracks: Sequence[Any], frames: Sequence[Frame], *, probability: bool = False
+    ) -> list[Prediction]:
+        """Move each track one frame on and feed its memory by its own policy.
+
+        All tracks share one network_size; object counts and bank fills may differ.
+        Raises NoReferenceFrame, FrameSizeChanged.
+        """
+        ...
+
+    def forget(self, track: Any, object_id: int) -> None:
+        """Stop following one object; its tokens leave the memory. Raises KeyError for an unknown id."""
+        ...
+
+    def snapshot(self, track: Any) -> TrackState:
+        """The whole state of a track, copied to the host. The track goes on unchanged."""
+        ...
+
+    def restore(self, state: TrackState) -> Any:
+        """The track that snapshot() saw, byte for byte. Raises StateMismatch."""
+        ...
+
+    def track_bytes(self, size: Size, objects: int, memory: MemoryPolicy) -> int:
+        """Upper bound of device bytes that one track will take, its share of the activations included."""
+        ...
+
+
+Meta = Mapping[str, int | str]

@@ -1,0 +1,80 @@
+"""The one door to engines: a name in, weights on a device out. Imports a family only when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from engines.catalog import CATALOG
+from engines.errors import UnknownEngine
+from engines.protocols import Engine
+
+Weights = str | Path | Mapping[str, Tensor]
+
+
+class Builder(Protocol):
+    """Builds one engine of a family; `engines.<family>.engine.build`."""
+
+    def __call__(
+        self,
+        name: str,
+        *,
+        weights: Weights,
+        device: torch.device,
+        dtype: torch.dtype,
+        deterministic: bool,
+        compile: bool,
+    ) -> Engine:
+        """Load `weights` into the network that `name` means. Raises WeightsError."""
+        ...
+
+
+_BUILDERS: dict[str, str] = {
+    "fake": "engines.fake:build",
+    "aot": "engines.aot.engine:build",
+    "stm": "engines.stm.engine:build",
+    "afb_urr": "engines.afb_urr.engine:build",
+    "feelvos": "engines.feelvos.engine:build",
+    "uniref": "engines.uniref.engine:build",
+    "spatial_embeddings": "engines.spatial_embeddings.engine:build",
+}
+
+
+def _resolve_device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def create(
+    name: str,
+    *,
+    weights: Weights = "starter",
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = None,
+    compile: bool = False,
+    deterministic: bool | None = None,
+) -> Engine:
+    """Load an engine.
+
+    weights: "starter" (shipped with this project), the path of a checkpoint as it is published, or a state dict.
+    dtype: None means float32 on CPU and bfloat16 on CUDA. deterministic: None means on CPU only.
+    Raises UnknownEngine, WeightsError.
+    """
+    info = CATALOG.get(name)
+    if info is None:
+        raise UnknownEngine(f"no engine is called {name!r}; there are: {', '.join(CATALOG)}")
+    target = _resolve_device(device)
+    on_cpu = target.type == "cpu"
+    module, _, function = _BUILDERS[info.family].partition(":")
+    builder = cast(Builder, getattr(import_module(module), function))
+    options: dict[str, Any] = {
+        "dtype": dtype or (torch.float32 if on_cpu else torch.bfloat16),
+        "deterministic": on_cpu if deterministic is None else deterministic,
+    }
+    return builder(name, weights=weights, device=target, compile=compile, **options)

@@ -1,0 +1,1 @@
+"""SpatialEmbeddings (Neven et al. 2019)."""

@@ -1,0 +1,1 @@
+"""Space-time memory networks (Oh et al. 2019)."""

@@ -1,0 +1,21 @@
+"""Public names of maskstream. Everything is imported on first use, so that the client needs no torch."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__all__ = ["Client", "create", "list_engines"]
+
+_HOME = {
+    "Client": "service.client:Client",
+    "create": "engines.registry:create",
+    "list_engines": "engines.catalog:engine_names",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'maskstream' has no attribute {name!r}")
+    module, _, attribute = _HOME[name].partition(":")
+    return getattr(import_module(module), attribute)

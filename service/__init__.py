@@ -1,0 +1,1 @@
+"""The maskstream service: API, queue, worker, command line."""
