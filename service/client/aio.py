@@ -1,0 +1,142 @@
+"""The awaiting client: the same calls as `sync.Client`, for programs that run an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx2
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+
+from service.client import wire
+from service.client.errors import ApiError, ConnectionLost
+from service.client.retry import Patience
+from service.client.sync import DEFAULT_URL
+from service.client.wire import MaskFrame, MaskInput, Progress, SessionInfo, VideoInput
+
+
+class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
+    """Talks to one maskstream server without blocking the event loop. Arguments as for Client."""
+
+    def __init__(self, url: str = DEFAULT_URL, *, api_key: str | None = None, patience_s: float = 60.0) -> None:
+        self._url = url
+        self._headers = wire.auth_headers(api_key)
+        self._patience_s = patience_s
+        self._http = httpx2.AsyncClient(base_url=url, headers=self._headers, timeout=httpx2.Timeout(30.0, read=120.0))
+
+    async def segment(
+        self,
+        video: VideoInput,
+        masks: MaskInput | Sequence[MaskInput] | None = None,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        **options: Any,
+    ) -> AsyncIterator[MaskFrame]:
+        """Upload a video and yield every frame's masks while they are made. See Client.segment()."""
+        session = await self.create_session(video, masks, **options)
+        async for frame in self.stream(session.session_id, progress=progress):
+            yield frame
+
+    async def create_session(
+        self, video: VideoInput, masks: MaskInput | Sequence[MaskInput] | None = None, **options: Any
+    ) -> SessionInfo:
+        """Upload a video with its references. See Client.create_session()."""
+        parts = await asyncio.to_thread(wire.form_files, video, masks)
+        try:
+            answer = await self._request("POST", "/sessions", data=wire.form_fields(options), files=parts)
+        finally:
+            wire.close_parts(parts)
+        return wire.session_info(answer.json())
+
+    async def stream(
+        self, session_id: str, *, after: int = -1, progress: Callable[[Progress], None] | None = None
+    ) -> AsyncIterator[MaskFrame]:
+        """Yield a session's masks from `seq` after + 1 on, each once, across any number of lost connections."""
+        last = after
+        patience = Patience(self._url, self._patience_s)
+        while True:
+            try:
+                async for message in self._messages(session_id, last):
+                    patience.arrived()
+                    if isinstance(message, MaskFrame):
+                        last = message.seq
+                        yield message
+                    elif isinstance(message, Progress) and progress is not None:
+                        progress(message)
+                    elif isinstance(message, wire.End):
+                        message.raise_unless_completed()
+                        return
+            except (OSError, WebSocketException) as error:
+                await asyncio.sleep(patience.pause_after(error))
+
+    async def session(self, session_id: str) -> SessionInfo:
+        """State, progress and facts of one session."""
+        return wire.session_info((await self._request("GET", f"/sessions/{session_id}")).json())
+
+    async def sessions(self) -> list[SessionInfo]:
+        """Your sessions, newest first (the server's first page)."""
+        return [wire.session_info(item) for item in (await self._request("GET", "/sessions")).json()["sessions"]]
+
+    async def cancel(self, session_id: str) -> SessionInfo:
+        """Stop a session at its next step; the masks made so far stay."""
+        return wire.session_info((await self._request("POST", f"/sessions/{session_id}/cancel")).json())
+
+    async def delete(self, session_id: str) -> None:
+        """Delete a session and its files."""
+        await self._request("DELETE", f"/sessions/{session_id}")
+
+    async def download(
+        self, session_id: str, target: str | Path, *, format: str = "png", partial: bool = False
+    ) -> Path:
+        """Save the result as a file (`png` makes a zip of indexed PNGs)."""
+        query = {"format": format, "partial": "true" if partial else "false"}
+        path = Path(target)
+        async with self._http.stream("GET", f"/sessions/{session_id}/masks", params=query) as answer:
+            if answer.is_error:
+                raise wire.problem_of(answer.status_code, await answer.aread())
+            with path.open("wb") as out:
+                async for chunk in answer.aiter_bytes():
+                    out.write(chunk)
+        return path
+
+    async def engines(self) -> list[dict[str, Any]]:
+        """What the server can run."""
+        engines: list[dict[str, Any]] = (await self._request("GET", "/engines")).json()["engines"]
+        return engines
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        await self._http.aclose()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _messages(self, session_id: str, after: int) -> AsyncIterator[wire.Message]:
+        address = wire.stream_url(self._url, session_id, after)
+        try:
+            async with connect(address, additional_headers=self._headers, compression=None, max_size=None) as socket:
+                async for text in socket:
+                    yield wire.parse_message(text)
+        except InvalidStatus as error:
+            raise wire.problem_of(error.response.status_code, bytes(error.response.body or b"")) from error
+        except ConnectionClosed as error:
+            if error.rcvd is not None and 4400 <= error.rcvd.code < 4500:
+                raise ApiError({"status": error.rcvd.code - 4000, "title": error.rcvd.reason}) from error
+            raise
+        raise ConnectionError("the server closed the stream before its end")
+
+    async def _request(self, method: str, path: str, **parts: Any) -> httpx2.Response:
+        try:
+            answer = await self._http.request(method, path, **parts)
+        except httpx2.TransportError as error:
+            raise ConnectionLost(f"no answer from {self._url}: {error}") from error
+        if answer.is_error:
+            raise wire.problem_of(answer.status_code, answer.content)
+        return answer

@@ -1,0 +1,152 @@
+"""The blocking client. One connection pool; a stream that reconnects where it broke off."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx2
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.sync.client import connect
+
+from service.client import wire
+from service.client.errors import ApiError, ConnectionLost
+from service.client.retry import Patience
+from service.client.wire import MaskFrame, MaskInput, Progress, SessionInfo, VideoInput
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+class Client(AbstractContextManager["Client"]):
+    """Talks to one maskstream server.
+
+    url: address of the server. api_key: needed where the server has keys. patience_s: how long a lost connection is
+    tried again before ConnectionLost is raised.
+    """
+
+    def __init__(self, url: str = DEFAULT_URL, *, api_key: str | None = None, patience_s: float = 60.0) -> None:
+        self._url = url
+        self._headers = wire.auth_headers(api_key)
+        self._patience_s = patience_s
+        self._http = httpx2.Client(base_url=url, headers=self._headers, timeout=httpx2.Timeout(30.0, read=120.0))
+
+    def segment(
+        self,
+        video: VideoInput,
+        masks: MaskInput | Sequence[MaskInput] | None = None,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        **options: Any,
+    ) -> Iterator[MaskFrame]:
+        """Upload a video and yield every frame's masks while they are made.
+
+        video: a file, a folder of numbered images, encoded bytes, or [H, W, 3] uint8 RGB frames. masks: an indexed PNG,
+        a [H, W] uint8 label map, or one binary mask per object. options: fields of create_session().
+        Raises ApiError, ConnectionLost, SessionFailed, SessionCancelled.
+        """
+        session = self.create_session(video, masks, **options)
+        yield from self.stream(session.session_id, progress=progress)
+
+    def create_session(
+        self, video: VideoInput, masks: MaskInput | Sequence[MaskInput] | None = None, **options: Any
+    ) -> SessionInfo:
+        """Upload a video with its references; returns at once, the work goes on on the server.
+
+        options: text, box, point, references, engine, memory, max_side, start_frame, end_frame as the API names them.
+        """
+        parts = wire.form_files(video, masks)
+        try:
+            answer = self._request("POST", "/sessions", data=wire.form_fields(options), files=parts)
+        finally:
+            wire.close_parts(parts)
+        return wire.session_info(answer.json())
+
+    def stream(
+        self, session_id: str, *, after: int = -1, progress: Callable[[Progress], None] | None = None
+    ) -> Iterator[MaskFrame]:
+        """Yield a session's masks from `seq` after + 1 on, each once, across any number of lost connections."""
+        last = after
+        patience = Patience(self._url, self._patience_s)
+        while True:
+            try:
+                for message in self._messages(session_id, last):
+                    patience.arrived()
+                    if isinstance(message, MaskFrame):
+                        last = message.seq
+                        yield message
+                    elif isinstance(message, Progress) and progress is not None:
+                        progress(message)
+                    elif isinstance(message, wire.End):
+                        message.raise_unless_completed()
+                        return
+            except (OSError, WebSocketException) as error:
+                time.sleep(patience.pause_after(error))
+
+    def session(self, session_id: str) -> SessionInfo:
+        """State, progress and facts of one session."""
+        return wire.session_info(self._request("GET", f"/sessions/{session_id}").json())
+
+    def sessions(self) -> list[SessionInfo]:
+        """Your sessions, newest first (the server's first page)."""
+        return [wire.session_info(item) for item in self._request("GET", "/sessions").json()["sessions"]]
+
+    def cancel(self, session_id: str) -> SessionInfo:
+        """Stop a session at its next step; the masks made so far stay."""
+        return wire.session_info(self._request("POST", f"/sessions/{session_id}/cancel").json())
+
+    def delete(self, session_id: str) -> None:
+        """Delete a session and its files."""
+        self._request("DELETE", f"/sessions/{session_id}")
+
+    def download(self, session_id: str, target: str | Path, *, format: str = "png", partial: bool = False) -> Path:
+        """Save the result as a file (`png` makes a zip of indexed PNGs)."""
+        query = {"format": format, "partial": "true" if partial else "false"}
+        path = Path(target)
+        with self._http.stream("GET", f"/sessions/{session_id}/masks", params=query) as answer:
+            if answer.is_error:
+                raise wire.problem_of(answer.status_code, answer.read())
+            with path.open("wb") as out:
+                for chunk in answer.iter_bytes():
+                    out.write(chunk)
+        return path
+
+    def engines(self) -> list[dict[str, Any]]:
+        """What the server can run."""
+        engines: list[dict[str, Any]] = self._request("GET", "/engines").json()["engines"]
+        return engines
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._http.close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _messages(self, session_id: str, after: int) -> Iterator[wire.Message]:
+        address = wire.stream_url(self._url, session_id, after)
+        try:
+            with connect(address, additional_headers=self._headers, compression=None, max_size=None) as socket:
+                for text in socket:
+                    yield wire.parse_message(text)
+        except InvalidStatus as error:
+            raise wire.problem_of(error.response.status_code, bytes(error.response.body or b"")) from error
+        except ConnectionClosed as error:
+            if error.rcvd is not None and 4400 <= error.rcvd.code < 4500:
+                raise ApiError({"status": error.rcvd.code - 4000, "title": error.rcvd.reason}) from error
+            raise
+        raise ConnectionError("the server closed the stream before its end")
+
+    def _request(self, method: str, path: str, **parts: Any) -> httpx2.Response:
+        try:
+            answer = self._http.request(method, path, **parts)
+        except httpx2.TransportError as error:
+            raise ConnectionLost(f"no answer from {self._url}: {error}") from error
+        if answer.is_error:
+            raise wire.problem_of(answer.status_code, answer.content)
+        return answer

@@ -1,0 +1,233 @@
+"""What goes over the wire, as pure functions: requests to build, messages to read. Opens no connection."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from service.client.errors import ApiError, ClientError, SessionCancelled, SessionFailed
+
+LabelMap = NDArray[np.uint8]
+VideoInput = str | Path | bytes | Iterable[NDArray[np.uint8]]
+MaskInput = str | Path | bytes | NDArray[np.uint8]
+FormPart = tuple[str, tuple[str, IO[bytes] | bytes, str]]
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+FINAL_STATES = frozenset({"completed", "failed", "cancelled"})
+
+
+@dataclass(frozen=True)
+class ObjectMask:
+    """One object in one frame. bbox is (x, y, width, height) in pixels; score is 0 where it is not visible."""
+
+    object_id: int
+    score: float
+    bbox: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class MaskFrame:
+    """The masks of one frame.
+
+    label_map: [H, W] uint8, 0 background, otherwise the object id that you gave. seq grows by one with every message;
+    the same frame_index may come again with a higher seq after a correction, and then the later one counts.
+    """
+
+    seq: int
+    frame_index: int
+    label_map: LabelMap
+    objects: tuple[ObjectMask, ...]
+    pts_s: float | None = None
+
+    def mask(self, object_id: int) -> NDArray[np.bool_]:
+        """[H, W] bool mask of one object."""
+        inside: NDArray[np.bool_] = self.label_map == object_id
+        return inside
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a session is. frames_total is None while the length is unknown."""
+
+    frames_done: int
+    frames_total: int | None
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """A session as the server describes it; `raw` holds the whole answer."""
+
+    session_id: str
+    state: str
+    raw: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will come."""
+        return self.state in FINAL_STATES
+
+
+@dataclass(frozen=True)
+class End:
+    """The last message of a stream."""
+
+    state: str
+    error: Mapping[str, Any] | str | None
+
+    def raise_unless_completed(self) -> None:
+        """Turn a failed or cancelled end into its exception."""
+        if self.state == "failed":
+            raise SessionFailed(_error_text(self.error))
+        if self.state == "cancelled":
+            raise SessionCancelled("the session was cancelled")
+
+
+Message = MaskFrame | Progress | End | None
+"""A parsed stream message; None is one that this client has no use for."""
+
+
+def parse_message(text: str | bytes) -> Message:
+    """Read one text message of the stream. Raises ApiError for a refusal."""
+    document = json.loads(text)
+    kind = document.get("type")
+    if kind == "mask":
+        return _mask_frame(document)
+    if kind == "progress":
+        return Progress(int(document.get("frames_done", 0)), document.get("frames_total"))
+    if kind == "end":
+        return End(str(document["state"]), document.get("error"))
+    if kind == "error":
+        raise ApiError(document["problem"])
+    return None
+
+
+def session_info(document: Mapping[str, Any]) -> SessionInfo:
+    """Read a session document."""
+    return SessionInfo(str(document["session_id"]), str(document["state"]), document)
+
+
+def problem_of(status: int, body: bytes) -> ApiError:
+    """The exception for a refused request, whether or not its body is a problem document."""
+    try:
+        problem = json.loads(body)
+    except ValueError:
+        problem = {"title": body[:200].decode("utf-8", "replace")}
+    if not isinstance(problem, dict):
+        problem = {"title": str(problem)}
+    return ApiError({"status": status, **problem})
+
+
+def stream_url(base_url: str, session_id: str, after: int) -> str:
+    """The WebSocket address of a session's stream, from the message after `after` on (-1: all)."""
+    parts = urlsplit(base_url)
+    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
+    query = urlencode({"after": after}) if after >= 0 else ""
+    path = f"{parts.path.rstrip('/')}/sessions/{session_id}/stream"
+    return urlunsplit((scheme, parts.netloc, path, query, ""))
+
+
+def auth_headers(api_key: str | None) -> dict[str, str]:
+    """Headers that carry the key."""
+    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+
+def form_fields(options: Mapping[str, object]) -> dict[str, str]:
+    """Plain form fields; None is left out, structures go as JSON."""
+    return {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in options.items()
+        if value is not None
+    }
+
+
+def form_files(video: VideoInput, masks: MaskInput | Sequence[MaskInput] | None) -> list[FormPart]:
+    """The file parts of a new session. The caller closes what is open (see close_parts)."""
+    parts: list[FormPart] = [("video", _video_part(video))]
+    if masks is not None:
+        each = masks if isinstance(masks, list | tuple) else [masks]
+        parts += [("mask", _mask_part(mask, index)) for index, mask in enumerate(each)]
+    return parts
+
+
+def close_parts(parts: Iterable[FormPart]) -> None:
+    """Close the files that form_files() opened."""
+    for _, (_, body, _) in parts:
+        if not isinstance(body, bytes):
+            body.close()
+
+
+def _video_part(video: VideoInput) -> tuple[str, IO[bytes] | bytes, str]:
+    if isinstance(video, bytes):
+        return ("video", video, "application/octet-stream")
+    if isinstance(video, str | Path):
+        path = Path(video)
+        if path.is_dir():
+            return (f"{path.name}.zip", _zip_folder(path), "application/zip")
+        return (path.name, path.open("rb"), "application/octet-stream")
+    return ("frames.zip", _zip_frames(video), "application/zip")
+
+
+def _zip_folder(folder: Path) -> bytes:
+    names = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not names:
+        raise ClientError(f"{folder} holds no images; expected numbered files like 00000.jpg")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for path in names:
+            archive.write(path, path.name)
+    return buffer.getvalue()
+
+
+def _zip_frames(frames: Iterable[NDArray[np.uint8]]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for index, frame in enumerate(frames):
+            archive.writestr(f"{index:05d}.png", _png(frame))
+    return buffer.getvalue()
+
+
+def _mask_part(mask: MaskInput, index: int) -> tuple[str, IO[bytes] | bytes, str]:
+    if isinstance(mask, bytes):
+        return (f"mask{index}.png", mask, "image/png")
+    if isinstance(mask, str | Path):
+        return (Path(mask).name, Path(mask).open("rb"), "image/png")
+    return (f"mask{index}.png", _png(mask.astype(np.uint8)), "image/png")
+
+
+def _png(array: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _mask_frame(document: Mapping[str, Any]) -> MaskFrame:
+    from pycocotools import mask as coco
+
+    height, width = document["size"]
+    label_map = np.zeros((height, width), np.uint8)
+    objects = []
+    for item in document["objects"]:
+        objects.append(ObjectMask(int(item["object_id"]), float(item["score"]), tuple(item["bbox"])))
+        rle = item.get("rle")
+        if rle is not None:
+            inside = coco.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")})
+            label_map[inside.astype(bool)] = item["object_id"]
+    return MaskFrame(
+        int(document["seq"]), int(document["frame_index"]), label_map, tuple(objects), document.get("pts_s")
+    )
+
+
+def _error_text(error: Mapping[str, Any] | str | None) -> str:
+    if isinstance(error, Mapping):
+        return str(error.get("detail") or error.get("title") or dict(error))
+    return str(error or "the session failed; the server gave no reason")
