@@ -167,7 +167,7 @@ def _light(image: Image, time_s: float) -> Image:
     height, width = image.shape[:2]
     ys, xs = np.mgrid[0:height, 0:width].astype(np.float32) / height
     waves = np.sin(9 * xs + 2.1 * time_s) + np.sin(11 * ys + 6 * xs - 1.7 * time_s)
-    return np.clip(image * (1 + 0.06 * waves)[..., None], 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(image * (1 + 0.06 * waves)[..., None], 0, 255), np.uint8)
 
 
 def _grain(image: Image, index: int) -> Image:

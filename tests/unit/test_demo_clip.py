@@ -16,7 +16,7 @@ def test_the_clip_is_the_same_on_every_run() -> None:
 
 
 def test_every_fish_is_in_the_first_frame_and_one_is_hidden_later() -> None:
-    areas = {fish.object_id: [] for fish in SCHOOL}
+    areas: dict[int, list[int]] = {fish.object_id: [] for fish in SCHOOL}
     for frame in render():
         for object_id, seen in areas.items():
             seen.append(int((frame.label_map == object_id).sum()))
