@@ -20,11 +20,14 @@ class Tokens:
     identity: [n] int64 channel that the token speaks for, or None where it does not matter; tokens of different
     identity never merge.
     mergeable: [n] bool, False keeps a token whole (boundary tokens); None means all may merge.
+    salient: [n] bool, object and boundary tokens, which are thinned last when references are too many; None derives it:
+    identity above 0, or not mergeable.
     """
 
     features: Mapping[str, Tensor]
     identity: Tensor | None = None
     mergeable: Tensor | None = None
+    salient: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -37,15 +40,29 @@ class FeatureBank(Protocol):
     """Bounded storage of tokens with reference tokens that nothing alters."""
 
     def write(self, tokens: Tokens, *, step: int, reference: bool = False) -> None:
-        """Take copies of new tokens. Reference tokens are never merged into and never evicted."""
+        """Take copies of new tokens. Reference tokens are never merged into and never evicted.
+
+        step: the track's own step, not below an earlier one; age counts from it.
+        """
         ...
 
     def view(self, name: str) -> Tensor:
-        """[n, width] filled prefix of one feature, without a copy. Valid until the next write or discard."""
+        """[n, width] filled prefix of one feature, without a copy. Valid until the next write, discard or resize.
+
+        The order is the same for all features and otherwise free. Raises NoReferenceFrame when the bank is empty.
+        """
         ...
 
     def add_usage(self, mass: Tensor) -> None:
-        """Add one read's attention mass per token: [n] float32 in the order of view()."""
+        """Add one read's use of each token: [n] in the order of view().
+
+        Attention mass summed over queries and heads; arg-min hits for FEELVOS; in an `exact` bank the number of queries
+        whose weight on the token exceeds 1e-3.
+        """
+        ...
+
+    def resize(self, budget_tokens: int, *, step: int) -> None:
+        """Set another budget (an object joined or left) and evict down to it. An unbounded bank ignores it."""
         ...
 
     def discard(self, mask: Tensor) -> None:
@@ -65,13 +82,18 @@ class FeatureBank(Protocol):
         ...
 
     @property
+    def budget_tokens(self) -> int | None:
+        """Most tokens it may hold, None for no bound."""
+        ...
+
+    @property
     def nbytes(self) -> int:
         """Bytes allocated now, spare room included."""
         ...
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """How many tokens were ever written, merged, evicted."""
+        """How many tokens were ever written, merged, evicted, and how many reference tokens were thinned out."""
         ...
 
     def snapshot(self) -> TrackState:
