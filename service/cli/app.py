@@ -1,0 +1,29 @@
+"""The typer app: one line per module of commands. A module imports what a command needs inside the command."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from service.cli import keys, serve
+from service.errors import MaskstreamError
+
+app = typer.Typer(
+    name="maskstream",
+    help="Segment objects through video: send a video and a first-frame mask, read every frame's masks.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+
+for _module in (serve, keys):
+    _module.register(app)
+
+
+def main() -> None:
+    """Entry point of the `maskstream` command: errors made on purpose are one line, not a stack trace."""
+    try:
+        app()
+    except MaskstreamError as error:
+        typer.secho(f"error: {error.detail}", fg=typer.colors.RED, err=True)
+        sys.exit(2)

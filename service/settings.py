@@ -1,0 +1,111 @@
+"""Every limit and switch of the service in one frozen object.
+
+Built once in an entry point (`Settings()` reads the environment, prefix `MASKSTREAM_`) and passed down; nothing reads
+the environment later. What it does not know: Redis commands, routes, engines.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+GIB = 1024**3
+MIB = 1024**2
+
+
+def _split(value: Any) -> Any:
+    """`a, b` in the environment is ("a", "b")."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+
+
+class Settings(BaseSettings):
+    """The whole configuration. Units are in the names; sizes are pixels as displayed."""
+
+    model_config = SettingsConfigDict(env_prefix="MASKSTREAM_", frozen=True, extra="forbid", env_ignore_empty=True)
+
+    # Where things are
+    redis_url: str | None = Field(default=None, description="Redis or Valkey; without it `serve` starts its own")
+    redis_prefix: str = Field(default="maskstream:", description="Prefix of every key: one server can be shared")
+    data_dir: Path = Field(default=Path("maskstream-data"), description="Videos, masks, snapshots, embedded Redis")
+    storage_url: str | None = Field(default=None, description="s3://bucket/prefix instead of the data folder")
+    host: str = Field(default="127.0.0.1", description="Address to bind; anything but loopback needs a key")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to bind; 0 takes a free one")
+
+    # Access
+    allowed_hosts: Names = Field(default=(), description="Accepted Host headers; empty: any with keys")
+    cors_origins: Names = Field(default=(), description="Origins that browsers may call from; empty: none")
+    metrics_public: bool = Field(default=False, description="Serve /metrics without a key")
+    docs: bool = Field(default=True, description="Serve /docs and /openapi.json")
+    rate_limit_per_minute: PositiveInt = Field(default=600, description="Requests per key or address, steady")
+    rate_limit_burst: PositiveInt = Field(default=120, description="Requests per key or address, at once")
+
+    # Uploads
+    max_upload_bytes: PositiveInt = Field(default=2 * GIB, description="Whole request body of an upload")
+    max_body_bytes: PositiveInt = Field(default=4 * MIB, description="Body of any other request")
+    max_mask_bytes: PositiveInt = Field(default=16 * MIB, description="One mask or exemplar part")
+    max_field_bytes: PositiveInt = Field(default=1 * MIB, description="One text field of a form")
+    max_parts: PositiveInt = Field(default=600, description="Parts of one form")
+    upload_idle_timeout_s: PositiveFloat = Field(default=30.0, description="Longest pause inside a body")
+    max_concurrent_uploads: PositiveInt = Field(default=32, description="Uploads at once per API process")
+    min_free_bytes: int = Field(default=1 * GIB, ge=0, description="Uploads are refused (507) below this much disk")
+
+    # Videos and references
+    max_pixels: PositiveInt = Field(default=4096 * 2304, description="Height x width of a frame")
+    min_side: PositiveInt = Field(default=16, description="Shortest side of a frame that is accepted")
+    max_side_limit: PositiveInt = Field(default=4096, description="Largest `max_side` that a client may ask for")
+    max_frames: PositiveInt = Field(default=500_000, description="Frames of one video")
+    max_duration_s: PositiveFloat = Field(default=6 * 3600.0, description="Length of one video")
+    max_objects: int = Field(default=64, ge=1, le=254, description="Objects of one session")
+    max_references: PositiveInt = Field(default=512, description="References of one session")
+    default_engine: str = Field(default="", description="Engine of a session that names none; empty: the catalog's")
+
+    # Decoding and probing, in child processes
+    decode_memory_mib: PositiveInt = Field(default=3072, description="Address space of a decode or probe child")
+    decode_frame_timeout_s: PositiveFloat = Field(default=20.0, description="Wall time for one frame, seeks apart")
+    decode_seek_timeout_s: PositiveFloat = Field(default=120.0, description="Wall time to open a video and seek")
+    decode_readahead: PositiveInt = Field(default=2, description="Frames decoded ahead of the worker")
+    probe_timeout_s: PositiveFloat = Field(default=30.0, description="Wall time to inspect an upload")
+    max_concurrent_probes: PositiveInt = Field(default=4, description="Probe children at once per API process")
+
+    # Sessions
+    session_ttl_s: PositiveInt = Field(default=24 * 3600, description="A session's files live this long")
+    max_sessions_per_key: PositiveInt = Field(default=64, description="Unfinished sessions of one key")
+    max_queue_length: PositiveInt = Field(default=256, description="Waiting sessions in all; beyond it 429")
+    retry_after_s: PositiveInt = Field(default=10, description="What a refused client is told to wait")
+    idempotency_ttl_s: PositiveInt = Field(default=24 * 3600, description="An Idempotency-Key is remembered this long")
+    orphan_age_s: PositiveInt = Field(default=3600, description="Files that nothing names are removed after this")
+    janitor_interval_s: PositiveFloat = Field(default=300.0, description="Pause between two clean-ups")
+
+    # Sockets
+    max_sockets: PositiveInt = Field(default=2000, description="Open WebSockets per API process")
+    socket_buffer_bytes: PositiveInt = Field(default=1 * MIB, description="Messages held for one slow reader")
+    socket_stall_s: PositiveFloat = Field(default=30.0, description="A reader that takes nothing this long is closed")
+    drain_timeout_s: PositiveFloat = Field(default=20.0, description="Time for sockets and requests to end on SIGTERM")
+
+    # Workers
+    engines: Names = Field(default=(), description="Engines that a worker serves; empty: every one it can")
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="auto: float32 on CPU, bfloat16 on CUDA"
+    )
+    deterministic: bool | None = Field(default=None, description="Bit-equal masks; default on CPU only")
+    compile: bool = Field(default=False, description="torch.compile the networks (slow first step)")
+    device_memory_mib: int | None = Field(default=None, gt=0, description="What a worker may use; default: measured")
+    max_tracks: PositiveInt = Field(default=32, description="Sessions that one worker steps together")
+    quantum_s: PositiveFloat = Field(default=30.0, description="A session yields after this when others wait")
+    worker_metrics_port: int | None = Field(default=None, description="Port of a worker's own /metrics")
+
+    # Logs
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Least level logged")
+    log_format: Literal["auto", "json", "console"] = Field(default="auto", description="auto: console on a terminal")
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether `serve` runs its own Redis."""
+        return self.redis_url is None

@@ -1,0 +1,38 @@
+"""Settings come from the environment once and stay as they are."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from service.errors import MaskstreamError, TooManyRequests, problem
+from service.settings import Settings
+
+
+def test_environment_is_read_and_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKSTREAM_ENGINES", "fake, deaot-t")
+    monkeypatch.setenv("MASKSTREAM_MAX_OBJECTS", "7")
+    settings = Settings()
+    assert settings.engines == ("fake", "deaot-t")
+    assert settings.max_objects == 7
+    with pytest.raises(ValidationError):
+        settings.max_objects = 8
+
+
+def test_every_setting_is_described() -> None:
+    undescribed = [name for name, field in Settings.model_fields.items() if not field.description]
+    assert undescribed == []
+
+
+def test_problem_documents_carry_reason_and_remedy() -> None:
+    document = problem(TooManyRequests("wait", retry_after_s=3, limit=5), request_id="r1")
+    assert document == {
+        "type": "urn:maskstream:problem:too-many-requests",
+        "title": "Too many requests",
+        "status": 429,
+        "detail": "wait",
+        "limit": 5,
+        "retry_after_s": 3,
+        "request_id": "r1",
+    }
+    assert issubclass(TooManyRequests, MaskstreamError)
