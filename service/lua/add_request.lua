@@ -1,0 +1,12 @@
+-- ARGV: id, request JSON. References for a session that runs, waits, or is completed.
+-- Returns 'ok' | 'missing' | the final state that forbids it.
+local id = ARGV[1]
+local state = field(id, 'state')
+if not state then return 'missing' end
+if state == 'failed' or state == 'cancelled' then return state end
+redis.call('RPUSH', key(id) .. ':requests', ARGV[2])
+if state == 'completed' then
+  redis.call('HSET', key(id), 'finished_at', '', 'attempts', '0')
+  enqueue(id)
+end
+return 'ok'

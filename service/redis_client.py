@@ -1,0 +1,75 @@
+"""One way to connect to Redis, and to run the project's Lua scripts on it. Knows no session and no queue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from service.redis_keys import Keys
+
+BLOCK_MS = 1_000
+"""Longest blocking read; well under the socket time-out, which redis-py would otherwise raise at."""
+SOCKET_TIMEOUT_S = 10.0
+
+_SCRIPTS = (
+    "create",
+    "claim",
+    "publish",
+    "commit_archive",
+    "commit_snapshot",
+    "commit_plan",
+    "release",
+    "finish",
+    "cancel",
+    "delete",
+    "add_request",
+    "sweep",
+)
+
+
+def connect(url: str) -> Redis:
+    """A client with time-outs below which every blocking read stays, and few quick retries of a lost connection."""
+    return Redis.from_url(
+        url,
+        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=SOCKET_TIMEOUT_S,
+        retry=_retry(),
+        retry_on_error=[RedisConnectionError, RedisTimeoutError],
+        health_check_interval=30,
+    )
+
+
+def _retry() -> Any:
+    from redis.asyncio.retry import Retry as AsyncRetry
+
+    return AsyncRetry(ExponentialBackoff(cap=0.5, base=0.05), 3)
+
+
+class Scripts:
+    """The Lua scripts, loaded once per client and called by name."""
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._scripts: Mapping[str, Any] = {name: redis.register_script(keys.script(name)) for name in _SCRIPTS}
+
+    async def call(self, name: str, args: list[Any], *, keys: list[str] | None = None, pipeline: Any = None) -> Any:
+        """Run a script, or queue it on a pipeline."""
+        return await self._scripts[name](keys=keys or [], args=args, client=pipeline)
+
+
+def text(value: Any) -> str:
+    """A reply as str, whether the client decodes or not."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def text_map(reply: Mapping[Any, Any]) -> dict[str, str]:
+    """A hash reply with str keys and values."""
+    return {text(name): text(value) for name, value in reply.items()}
+
+
+__all__ = ["BLOCK_MS", "Redis", "Retry", "Scripts", "connect", "text", "text_map"]

@@ -1,0 +1,154 @@
+"""Sessions, plan, storage: each against a real Redis or a real disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service import plan, redis_keys
+from service.plan import Segment, first_plan
+from service.redis_keys import Keys
+from service.schemas import Reference, SessionRecord, SessionSpec, SessionState, VideoInfo
+from service.sessions import Idempotency, Limits, SessionStore, from_fields, to_fields
+from service.storage import LocalStorage, SessionGone
+
+LIMITS = Limits(queue_length=10, sessions_per_owner=10)
+
+
+def make_record(frames: int | None = 4, **changes: object) -> SessionRecord:
+    spec = SessionSpec(engine="fake", video=VideoInfo(name="input/video.mp4", height=8, width=9, frames=frames))
+    values: dict[str, object] = {
+        "id": redis_keys.new_session_id(),
+        "spec": spec,
+        "references": (Reference(kind="mask", object_ids=(1,), file="input/mask.png"),),
+        "plan": first_plan(0, None),
+        "created_at": 1.5,
+    }
+    return SessionRecord.model_validate(values | changes)
+
+
+def test_record_survives_the_hash() -> None:
+    record = make_record(warnings=("tun\u00e9",), cancel=True)
+    assert from_fields(to_fields(record)) == record
+
+
+def test_ids_sort_by_time_and_are_names() -> None:
+    ids = [redis_keys.new_session_id() for _ in range(50)]
+    assert len(set(ids)) == 50
+    assert all(redis_keys.is_session_id(i) for i in ids)
+    assert not redis_keys.is_session_id("../" + ids[0][3:])
+
+
+@pytest.mark.anyio
+async def test_create_writes_record_and_job(store: SessionStore) -> None:
+    record = make_record()
+    assert (await store.create(record, LIMITS)).status == "ok"
+    stored = await store.get(record.id)
+    assert stored is not None
+    assert stored.state is SessionState.QUEUED and stored.queued_at is not None
+    assert stored.model_copy(update={"queued_at": None}) == record
+    assert await store.queue_length("fake") == 1
+
+
+@pytest.mark.anyio
+async def test_limits_refuse_without_a_trace(store: SessionStore) -> None:
+    for status, limits in (("queue_full", Limits(1, 10)), ("too_many", Limits(10, 1))):
+        owner = status
+        first, second = make_record(owner=owner), make_record(owner=owner)
+        assert (await store.create(first, Limits(10, 10))).status == "ok"
+        refused = await store.create(second, limits)
+        assert refused.status == status
+        assert await store.get(second.id) is None
+        await store.delete(first.id)
+
+
+@pytest.mark.anyio
+async def test_idempotency_key(store: SessionStore) -> None:
+    first, again, other = make_record(), make_record(), make_record()
+    assert (await store.create(first, LIMITS, Idempotency("k", "a"))).status == "ok"
+    known = await store.create(again, LIMITS, Idempotency("k", "a"))
+    assert (known.status, known.session_id) == ("known", first.id)
+    assert (await store.create(other, LIMITS, Idempotency("k", "b"))).status == "conflict"
+    assert await store.find_idempotent("local", "k") == ("a", first.id)
+    assert await store.queue_length("fake") == 1
+
+
+@pytest.mark.anyio
+async def test_pages_newest_first_by_owner(store: SessionStore) -> None:
+    made = [f"{i:026d}" for i in range(5)]
+    for session_id in made:
+        await store.create(make_record(id=session_id, owner="ann"), LIMITS)
+    await store.create(make_record(owner="bob"), LIMITS)
+    first = await store.page("ann", limit=2)
+    rest = await store.page("ann", cursor=first.cursor, limit=10)
+    assert [r.id for r in (*first.sessions, *rest.sessions)] == made[::-1]
+    assert rest.cursor is None
+    assert len((await store.page(None)).sessions) == 6
+
+
+@pytest.mark.anyio
+async def test_cancel_and_delete_while_queued(store: SessionStore) -> None:
+    record = make_record()
+    await store.create(record, LIMITS)
+    assert await store.cancel(record.id, expires_at=9.0) == "ok"
+    stored = await store.get(record.id)
+    assert stored is not None and stored.state is SessionState.CANCELLED and stored.expires_at == 9.0
+    assert await store.queue_length("fake") == 0
+    assert await store.cancel(record.id, expires_at=9.0) == "final"
+    assert await store.delete(record.id)
+    assert not await store.delete(record.id)
+    assert await store.get(record.id) is None
+    assert await store.tombstone(record.id) == "deleted"
+    assert await store.deleting() == [record.id]
+
+
+def test_every_key_has_the_prefix_and_scripts_share_it() -> None:
+    keys = Keys("x:")
+    assert keys.masks("s") == "x:session:s:masks"
+    assert "local P = 'x:'" in keys.script("publish")
+
+
+def test_plan_is_a_pure_function() -> None:
+    steps = first_plan(2, 6)
+    steps = plan.append(steps, [Segment(first_seq=0, first_frame=3, step=-1, count=2, revision=1)])
+    steps = plan.append(steps, [Segment(first_seq=0, first_frame=4, count=None, revision=1)])
+    assert [plan.frame_index(steps, seq) for seq in range(8)] == [2, 3, 4, 5, 3, 2, 4, 5]
+    assert plan.total(steps) is None
+    closed = plan.close(steps, 8)
+    assert plan.total(closed) == 8 and plan.locate(closed, 8) is None
+    assert plan.latest_seqs(closed, 8) == {2: 5, 3: 4, 4: 6, 5: 7}
+    assert plan.latest_seqs(closed, 5) == {2: 0, 3: 4, 4: 2, 5: 3}
+    with pytest.raises(plan.PlanError):
+        plan.append(steps, [Segment(first_seq=0, first_frame=0)])
+    with pytest.raises(plan.PlanError):
+        plan.frame_index(closed, 8)
+
+
+def test_storage_writes_whole_files_and_forgets_all(storage: LocalStorage, tmp_path: Path) -> None:
+    session_id = redis_keys.new_session_id()
+    storage.create(session_id)
+    storage.write(session_id, "archive/1-0-1.jsonl", b"a\nb\n")
+    half = storage.writer(session_id, "input/video.mp4")
+    half.write(b"123")
+    assert not [f for f in storage.list(session_id) if f.name == "input/video.mp4"]
+    half.abort()
+    assert [f.name for f in storage.list(session_id)] == ["archive/1-0-1.jsonl"]
+    assert list(storage.sessions()) == [session_id]
+    storage.delete(session_id)
+    storage.delete(session_id)
+    with pytest.raises(SessionGone):
+        storage.write(session_id, "archive/1-2-3.jsonl", b"late")
+    assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file() and path.name != "storage_id"]
+
+
+@pytest.mark.parametrize("name", ["../session.json", "/etc/passwd", "", "a/../../b"])
+def test_storage_refuses_names_outside(storage: LocalStorage, name: str) -> None:
+    session_id = redis_keys.new_session_id()
+    storage.create(session_id)
+    with pytest.raises(ValueError, match="not a name"):
+        storage.path(session_id, name)
+
+
+def test_storage_id_is_kept(tmp_path: Path) -> None:
+    assert LocalStorage(tmp_path).storage_id == LocalStorage(tmp_path).storage_id
