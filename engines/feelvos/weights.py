@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from engines.errors import WeightsError
+from engines.feelvos.tensor_bundle import open_bundle
 
 # From this network's module paths to TensorFlow's variable scopes; the first pattern that fits is applied.
 _SCOPES: tuple[tuple[str, str], ...] = (
@@ -75,7 +77,7 @@ def from_tensorflow(name: str, array: NDArray[np.float32]) -> Tensor:
     if array.ndim == 4:
         order = (2, 3, 0, 1) if name.endswith("depthwise_weights") else (3, 2, 0, 1)
         array = array.transpose(order)
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+    return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
 
 
 def convert(variables: Mapping[str, NDArray[np.float32]], network: nn.Module) -> dict[str, Tensor]:
@@ -96,3 +98,19 @@ def convert(variables: Mapping[str, NDArray[np.float32]], network: nn.Module) ->
             found, wanted = tuple(variables[name].shape), tuple(current.shape)
             raise WeightsError(f"variable {name!r} has shape {found}, which does not turn into {wanted}")
     return state
+
+
+def read_published(path: Path, network: nn.Module) -> dict[str, Tensor]:
+    """`network`'s state dict from a published checkpoint, given as a prefix, a file of it, a folder or the .tar.gz.
+
+    TensorFlow is not needed. Raises WeightsError.
+    """
+    bundle = open_bundle(path)
+    wanted = {published_name(key) for key in network.state_dict() if not key.endswith("num_batches_tracked")}
+    missing = sorted(wanted - bundle.entries.keys())
+    if missing:
+        raise WeightsError(
+            f"{path} lacks {len(missing)} of FEELVOS's {len(wanted)} variables, the first is {missing[0]!r}; "
+            "is it a FEELVOS checkpoint with Xception-65?"
+        )
+    return convert({name: bundle.read(name).astype(np.float32, copy=False) for name in sorted(wanted)}, network)

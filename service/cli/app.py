@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from service.cli import keys, serve
+from service.cli import keys, remote, serve
 from service.errors import MaskstreamError
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 
-for _module in (serve, keys):
+for _module in (serve, keys, remote):
     _module.register(app)
 
 

@@ -141,13 +141,17 @@ def auth_headers(api_key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 
-def form_fields(options: Mapping[str, object]) -> dict[str, str]:
-    """Plain form fields; None is left out, structures go as JSON."""
-    return {
-        name: value if isinstance(value, str) else json.dumps(value)
-        for name, value in options.items()
-        if value is not None
-    }
+def form_fields(options: Mapping[str, object]) -> dict[str, str | list[str]]:
+    """Plain form fields: None is left out, a list of strings is a repeated field, other structures go as JSON."""
+    return {name: _field(value) for name, value in options.items() if value is not None}
+
+
+def _field(value: object) -> str | list[str]:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return [str(item) for item in value]
+    return json.dumps(value)
 
 
 def form_files(video: VideoInput, masks: MaskInput | Sequence[MaskInput] | None) -> list[FormPart]:

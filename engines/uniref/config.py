@@ -1,0 +1,60 @@
+"""What a UniRef++ network is made of: one frozen dataclass, and the named variants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Backbone = Literal["resnet50"]
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Size of the BERT text encoder. The defaults are BERT-base, uncased."""
+
+    vocabulary_size: int = 30522
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    feedforward: int = 3072
+    max_positions: int = 512
+    context_length: int = 77
+
+
+@dataclass(frozen=True)
+class UniRefConfig:
+    """Every number of the network.
+
+    share_unifusion: one fusion block serves all four levels (published); False gives each level its own.
+    rvos_mask_reference: text video segmentation also looks at the masks found so far (published); False is text only.
+    """
+
+    backbone: Backbone = "resnet50"
+    hidden_dim: int = 256
+    heads: int = 8
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    feedforward: int = 2048
+    points: int = 4
+    levels: int = 4
+    num_queries: int = 300
+    dropout: float = 0.1
+    fusion_heads: int = 8
+    fusion_head_dim: int = 256
+    share_unifusion: bool = True
+    rvos_mask_reference: bool = True
+    mask_channels: int = 8
+    text: TextConfig = field(default_factory=TextConfig)
+
+    def __post_init__(self) -> None:
+        if self.hidden_dim % self.heads or self.hidden_dim % 32:
+            raise ValueError(f"hidden_dim {self.hidden_dim} must be divisible by heads {self.heads} and by 32")
+        if self.levels != 4:
+            raise ValueError(f"the backbone, mask encoder and mask head give 4 levels, not {self.levels}")
+        if self.num_queries < 1:
+            raise ValueError(f"num_queries must be positive, not {self.num_queries}")
+
+
+VARIANTS: dict[str, UniRefConfig] = {
+    "uniref": UniRefConfig(),
+}

@@ -1,0 +1,165 @@
+"""The UniRef++ network: trunk, reference encoders, fusion, transformer and mask head. Holds no state of a video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engines.layers.resnet import ResNet
+from engines.uniref.config import UniRefConfig
+from engines.uniref.mask_encoder import MaskEncoder
+from engines.uniref.mask_head import MaskHead, aligned_bilinear
+from engines.uniref.position import position_encoding
+from engines.uniref.preprocess import ImageBatch
+from engines.uniref.text import TextEncoder
+from engines.uniref.transformer import Decoded, DeformableTransformer
+from engines.uniref.unifusion import Reference, ReferenceTokens, UniFusionPyramid
+
+TRUNK_CHANNELS = {"resnet50": (256, 512, 1024, 2048)}
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What is known of a frame before any reference; shared by all objects.
+
+    levels: [B, C, Hi, Wi] at strides 8, 16, 32, 64. stride4: [B, C4, H/4, W/4]. paddings, positions: one per level.
+    """
+
+    batch: ImageBatch
+    levels: list[Tensor]
+    stride4: Tensor
+    paddings: list[Tensor]
+    positions: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Detections:
+    """All queries of a batch of references.
+
+    logits: [B, Q] of the last layer. boxes: [B, Q, 4] (cx, cy, w, h), 0..1 over the unpadded image. points: [B, Q, 2]
+    (x, y) in pixels of the network's input. decoded: all that the losses need.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    points: Tensor
+    decoded: Decoded
+    mask_features: Tensor
+
+    def best(self) -> Tensor:
+        """[B] index of the most likely query."""
+        return self.logits.argmax(1)
+
+
+def build_trunk(config: UniRefConfig) -> nn.Module:
+    """The visual trunk; gives maps at strides 4, 8, 16, 32."""
+    return ResNet()
+
+
+class UniRef(nn.Module):
+    """UniRef++, Wu et al. 2023. One set of weights for text, exemplar, mask and text-video references."""
+
+    def __init__(self, config: UniRefConfig) -> None:
+        super().__init__()
+        dim, channels = config.hidden_dim, TRUNK_CHANNELS[config.backbone]
+        self.config = config
+        self.backbone = build_trunk(config)
+        self.input_proj = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, dim, 1), nn.GroupNorm(32, dim)) for width in channels[1:]
+        )
+        self.input_proj.append(nn.Sequential(nn.Conv2d(channels[-1], dim, 3, 2, 1), nn.GroupNorm(32, dim)))
+        self.text_encoder = TextEncoder(config.text, dim)
+        self.mask_encoder = MaskEncoder(dim)
+        self.fusion = UniFusionPyramid(
+            dim, config.fusion_heads, config.fusion_head_dim, levels=config.levels, shared=config.share_unifusion
+        )
+        self.transformer = DeformableTransformer(config)
+        self.mask_head = MaskHead(dim, channels[0], config.mask_channels)
+
+    def encode_image(self, batch: ImageBatch) -> ImageFeatures:
+        """Trunk and projections of a batch of frames."""
+        maps = self.backbone(batch.pixels)
+        taps = (*maps[1:], maps[-1])
+        levels = [project(tap) for project, tap in zip(self.input_proj, taps, strict=True)]
+        paddings = [_shrink(batch.padding, level.shape[-2:]) for level in levels[:3]]
+        paddings.append(_shrink(paddings[0], levels[3].shape[-2:]))
+        positions = [position_encoding(mask, self.config.hidden_dim) for mask in paddings]
+        return ImageFeatures(batch, levels, maps[0], paddings, positions)
+
+    def encode_text(self, ids: Tensor, attention: Tensor) -> Reference:
+        """[B, N] token ids, and 1 where a token counts, to a reference."""
+        return cast(Reference, self.text_encoder(ids, attention, self.config.levels))
+
+    def encode_masks(self, features: ImageFeatures, masks: Tensor) -> Reference:
+        """Mask references of n objects.
+
+        features: of one frame (B = 1), or of n. masks: [n, 1, H, W] 0..1 at the padded size. Padded places are left
+        out when the batch is one frame. The condition does not depend on the masks.
+        """
+        count = masks.shape[0]
+        pixels = features.batch.pixels.expand(count, -1, -1, -1)
+        values = self.mask_encoder(pixels, masks, [level.expand(count, -1, -1, -1) for level in features.levels])
+        return tuple(
+            _mask_tokens(level, value, padding)
+            for level, value, padding in zip(features.levels, values, features.paddings, strict=True)
+        )
+
+    def detect(self, features: ImageFeatures, references: Sequence[Reference]) -> Detections:
+        """Find the referred object of every batch entry.
+
+        references: batch B each; features of one frame serve all of them. Kinds are added, so give each kind once
+        (`join` puts several of one kind together).
+        """
+        levels = self.fusion(features.levels, references)
+        tokens = self.transformer.flatten(levels, features.paddings, features.positions)
+        decoded = self.transformer(tokens)
+        maps = [
+            part.transpose(1, 2).unflatten(2, shape)
+            for part, shape in zip(
+                decoded.memory.split([h * w for h, w in tokens.shapes], 1), tokens.shapes, strict=True
+            )
+        ]
+        stride4 = features.stride4.expand(len(decoded.memory), -1, -1, -1)
+        size = torch.tensor(
+            [(s.width, s.height) for s in features.batch.sizes], dtype=torch.float32, device=stride4.device
+        )
+        return Detections(
+            self.transformer.class_embed[len(decoded.hidden) - 1](decoded.hidden[-1]).squeeze(-1),
+            decoded.references[-1],
+            decoded.references[-2][..., :2] * size.unsqueeze(1),
+            decoded,
+            self.mask_head.features(maps, stride4),
+        )
+
+    def mask_logits(self, detections: Detections, queries: Tensor, *, full_size: bool = False) -> Tensor:
+        """Mask logits of chosen queries, [B] indices to [B, H/4, W/4].
+
+        full_size: [B, H, W] as video object segmentation is trained (CondInst's aligned enlargement).
+        """
+        rows = torch.arange(len(queries), device=queries.device)
+        hidden = detections.decoded.hidden[-1][rows, queries].unsqueeze(1)
+        points = detections.points[rows, queries].unsqueeze(1)
+        logits = self.mask_head(detections.mask_features, hidden, points)
+        return cast(Tensor, aligned_bilinear(logits, 4) if full_size else logits).squeeze(1)
+
+
+def _shrink(padding: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(padding.unsqueeze(1).float(), tuple(size)).squeeze(1) > 0.5
+
+
+def _mask_tokens(level: Tensor, value: Tensor, padding: Tensor) -> ReferenceTokens:
+    count = len(value)
+    keys = level.flatten(2).transpose(1, 2)
+    values = value.flatten(2).transpose(1, 2)
+    outside = padding.flatten(1)
+    weight = (~outside).float().unsqueeze(-1)
+    condition = (keys * weight).sum(1) / weight.sum(1).clamp(min=1)
+    if len(level) > 1:
+        return ReferenceTokens(keys, values, condition, outside)
+    inside = ~outside[0]
+    return ReferenceTokens(keys[:, inside].expand(count, -1, -1), values[:, inside], condition.expand(count, -1))

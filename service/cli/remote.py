@@ -1,0 +1,135 @@
+"""`maskstream submit | watch | download | cancel | sessions`: a server somewhere else, from the command line.
+
+Exit codes: 0 done, 1 the session failed or was cancelled, 2 refused or wrong usage, 3 no connection.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from service.client import Client, SessionInfo
+
+EXIT_SESSION, EXIT_REFUSED, EXIT_CONNECTION = 1, 2, 3
+
+Url = Annotated[str, typer.Option("--url", envvar="MASKSTREAM_URL", help="Address of the server.")]
+Key = Annotated[str | None, typer.Option("--key", envvar="MASKSTREAM_API_KEY", help="API key, if the server has keys.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+SessionId = Annotated[str, typer.Argument(help="Session id, as submit printed it.")]
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands for a remote server."""
+    for command in (submit, watch, download, cancel, sessions):
+        app.command()(command)
+
+
+def submit(
+    video: Annotated[Path, typer.Argument(exists=True, help="Video file, or folder of numbered images.")],
+    mask: Annotated[list[Path] | None, typer.Option("--mask", exists=True, help="First-frame mask PNG.")] = None,
+    text: Annotated[list[str] | None, typer.Option("--text", help="Describe an object.")] = None,
+    engine: Annotated[str | None, typer.Option("--engine", help="Engine; the server's default if left out.")] = None,
+    wait: Annotated[bool, typer.Option("--watch", help="Stay and show the progress.")] = False,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Upload a video with its references; prints the session id."""
+    with _client(url, key) as client:
+        session = client.create_session(video, list(mask or []) or None, engine=engine, text=text or None)
+        _print_session(session, as_json)
+        if wait:
+            _watch(client, session.session_id, as_json)
+
+
+def watch(session_id: SessionId, url: Url = DEFAULT_URL, key: Key = None, as_json: Json = False) -> None:
+    """Follow a session to its end."""
+    with _client(url, key) as client:
+        _watch(client, session_id, as_json)
+
+
+def download(
+    session_id: SessionId,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
+    format: Annotated[str, typer.Option("--format", help="png, rle, coco, youtube-vis, overlay, …")] = "png",
+    partial: Annotated[bool, typer.Option("--partial", help="Take what is there of an unfinished session.")] = False,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+) -> None:
+    """Save a session's result as a file."""
+    with _client(url, key) as client:
+        typer.echo(str(client.download(session_id, output, format=format, partial=partial)))
+
+
+def cancel(session_id: SessionId, url: Url = DEFAULT_URL, key: Key = None, as_json: Json = False) -> None:
+    """Stop a session at its next step; its masks stay."""
+    with _client(url, key) as client:
+        _print_session(client.cancel(session_id), as_json)
+
+
+def sessions(url: Url = DEFAULT_URL, key: Key = None, as_json: Json = False) -> None:
+    """List your sessions, newest first."""
+    from rich.console import Console
+    from rich.table import Table
+
+    with _client(url, key) as client:
+        found = client.sessions()
+    if as_json:
+        typer.echo(json.dumps([dict(session.raw) for session in found]))
+        return
+    table = Table("session", "state", "engine", "frames")
+    for session in found:
+        table.add_row(session.session_id, session.state, str(session.raw.get("engine", "")), _frames(session.raw))
+    Console().print(table)
+
+
+@contextmanager
+def _client(url: str, key: str | None) -> Iterator[Client]:
+    """A client whose errors end the command with one line and the right exit code."""
+    from service.client import ApiError, Client, ClientError, ConnectionLost
+
+    try:
+        with Client(url, api_key=key) as client:
+            yield client
+    except ConnectionLost as error:
+        raise _stop(str(error), EXIT_CONNECTION) from error
+    except ApiError as error:
+        raise _stop(str(error), EXIT_REFUSED) from error
+    except ClientError as error:
+        raise _stop(str(error), EXIT_SESSION) from error
+
+
+def _stop(message: str, code: int) -> typer.Exit:
+    typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
+    return typer.Exit(code)
+
+
+def _watch(client: Client, session_id: str, as_json: bool) -> None:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    total = client.session(session_id).raw.get("progress", {}).get("frames_total")
+    if as_json:
+        for frame in client.stream(session_id):
+            typer.echo(json.dumps({"seq": frame.seq, "frame_index": frame.frame_index}))
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as bar:
+        task = bar.add_task(session_id, total=total)
+        for _ in client.stream(session_id):
+            bar.advance(task)
+
+
+def _print_session(session: SessionInfo, as_json: bool) -> None:
+    typer.echo(json.dumps(dict(session.raw)) if as_json else f"{session.session_id} {session.state}")
+
+
+def _frames(raw: Any) -> str:
+    progress = raw.get("progress") or {}
+    return f"{progress.get('frames_done', 0)} / {progress.get('frames_total') or '?'}"

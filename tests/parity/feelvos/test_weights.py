@@ -1,0 +1,46 @@
+"""From a checkpoint as it is published to the network, without TensorFlow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from engines.errors import WeightsError
+from engines.feelvos.config import FEELVOS
+from engines.feelvos.crc32c import crc32c
+from engines.feelvos.model import FeelvosNet
+from engines.feelvos.weights import convert, read_published
+from tests.unit.tensor_bundle_writer import write_bundle
+
+Variables = dict[str, NDArray[np.float32]]
+
+
+def test_a_published_checkpoint_fills_the_network(
+    tmp_path: Path, published_variables: Variables, network: FeelvosNet
+) -> None:
+    slots = {"global_step": np.array(200004), "logits/semantic/biases/Momentum": np.zeros(1, np.float32)}
+    prefix = tmp_path / "model.ckpt-200004"
+    write_bundle(prefix, {**published_variables, **slots}, checksum=crc32c)
+    state = read_published(prefix, network)
+    wanted = network.state_dict()
+    assert state.keys() == wanted.keys()
+    assert all(torch.equal(state[key], wanted[key]) for key in wanted)
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, published_variables: Variables) -> None:
+    few = {name: array for name, array in published_variables.items() if name.startswith("aspp0/")}
+    write_bundle(tmp_path / "model.ckpt-1", few, checksum=crc32c)
+    with torch.device("meta"):
+        network = FeelvosNet(FEELVOS)
+    with pytest.raises(WeightsError, match=r"lacks 747 of FEELVOS's 752 variables"):
+        read_published(tmp_path / "model.ckpt-1", network)
+
+
+def test_a_misshapen_variable_is_named(published_variables: Variables, network: FeelvosNet) -> None:
+    wrong = {**published_variables, "logits/semantic/weights": np.zeros((1, 1, 128, 1), np.float32)}
+    with pytest.raises(WeightsError, match="logits/semantic/weights"):
+        convert(wrong, network)
