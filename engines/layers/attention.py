@@ -1,0 +1,83 @@
+"""Softmax attention over memory tokens, in blocks of queries. Knows tensors, not memories or videos."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SCORES_PER_BLOCK = 1 << 21
+"""Attention scores held at once (8 MiB in float32), whatever the length of the memory."""
+
+
+class Readout(NamedTuple):
+    """value: [B, N, heads * dv]. mass: [B, M] attention that each memory token got, or None when not asked for."""
+
+    value: Tensor
+    mass: Tensor | None
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # [B, heads, n, d]
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, *, heads: int = 1, count_mass: bool = False) -> Readout:
+    """softmax(q k / sqrt(d)) v over all M tokens, without ever holding the N x M matrix.
+
+    query: [B, N, heads * d], key: [B, M, heads * d], value: [B, M, heads * dv]. The mass is summed over queries and
+    averaged over heads, so that it adds up to N.
+    """
+    q, k, v = (_split_heads(x, heads) for x in (query, key, value))
+    if not count_mass and (q.is_cuda or q.shape[-1] == v.shape[-1]):
+        merged = F.scaled_dot_product_attention(q, k, v)
+        return Readout(merged.transpose(1, 2).flatten(2), None)
+    return _attend_in_blocks(q, k, v, count_mass=count_mass)
+
+
+def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, *, count_mass: bool) -> Readout:
+    batch, heads, n, d = q.shape
+    q = q * d**-0.5
+    k = k.transpose(-2, -1)
+    rows = max(32, SCORES_PER_BLOCK // (batch * heads * k.shape[-1]))
+    parts: list[Tensor] = []
+    mass = q.new_zeros(batch, k.shape[-1], dtype=torch.float32) if count_mass else None
+    for start in range(0, n, rows):
+        weights = torch.softmax(q[:, :, start : start + rows] @ k, dim=-1)  # [B, heads, rows, M]
+        parts.append(weights @ v)
+        if mass is not None:
+            mass += weights.detach().float().sum(dim=2).mean(dim=1)
+    merged = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+    return Readout(merged.transpose(1, 2).flatten(2), mass)
+
+
+class DepthwiseConv2d(nn.Module):
+    """5x5 depthwise convolution over tokens laid out on their grid."""
+
+    def __init__(self, channels: int, kernel: int = 5) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """[B, h * w, C] to the same."""
+        maps = x.unflatten(1, grid).permute(0, 3, 1, 2)  # [B, C, h, w], channels last in memory
+        return self.conv(maps).permute(0, 2, 3, 1).flatten(1, 2)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of a sequence with itself, with its own projections."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.linear_Q = nn.Linear(width, width)
+        self.linear_K = nn.Linear(width, width)
+        self.linear_V = nn.Linear(width, width)
+        self.projection = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, position: Tensor) -> Tensor:
+        """x: [B, N, width]; position: [N, width], added to queries and keys only."""
+        placed = x + position
+        readout = attend(self.linear_Q(placed), self.linear_K(placed), self.linear_V(x), heads=self.heads)
+        return self.projection(readout.value)
