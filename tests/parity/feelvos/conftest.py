@@ -39,13 +39,13 @@ def folder(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="session")
 def matching(folder: Path) -> Mapping[str, NDArray[Any]]:
     """Embeddings, labels and distances."""
-    return np.load(folder / "matching_a.npz")  # type: ignore[no-any-return]
+    return np.load(folder / "matching_a.npz")
 
 
 @pytest.fixture(scope="session")
 def case(folder: Path) -> Mapping[str, NDArray[Any]]:
     """Three frames through the whole released network."""
-    return np.load(folder / "case_a.npz")  # type: ignore[no-any-return]
+    return np.load(folder / "case_a.npz")
 
 
 def seeded(name: str, shape: tuple[int, ...], gain: float) -> Tensor:
