@@ -1,0 +1,112 @@
+"""The client's reading and writing of messages, without a server."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.client import ApiError, ClientError, SessionCancelled, SessionFailed, wire
+from service.client.errors import ConnectionLost
+from service.client.retry import Patience
+from service.masks import encode_objects
+
+
+def mask_message(label_map: np.ndarray, seq: int = 3) -> str:
+    objects = [{**item, "score": 0.9} for item in encode_objects(label_map, [1, 4])]
+    return json.dumps(
+        {"type": "mask", "seq": seq, "frame_index": 5, "pts_s": 0.2, "size": label_map.shape, "objects": objects}
+    )
+
+
+def test_a_mask_message_becomes_the_label_map_that_was_encoded() -> None:
+    label_map = np.zeros((9, 13), np.uint8)
+    label_map[2:5, 3:9] = 1
+    label_map[4:8, 6:13] = 4
+    frame = wire.parse_message(mask_message(label_map))
+    assert isinstance(frame, wire.MaskFrame)
+    assert (frame.seq, frame.frame_index, frame.pts_s) == (3, 5, 0.2)
+    assert np.array_equal(frame.label_map, label_map)
+    assert frame.mask(4).sum() == 28
+    assert frame.objects[0].bbox == (3, 2, 6, 3)
+
+
+def test_ends_become_their_exceptions() -> None:
+    completed = wire.parse_message('{"type":"end","state":"completed","frames":5,"error":null}')
+    assert isinstance(completed, wire.End)
+    completed.raise_unless_completed()
+    failed = wire.parse_message('{"type":"end","state":"failed","error":{"detail":"frame 7 is damaged"}}')
+    assert isinstance(failed, wire.End)
+    with pytest.raises(SessionFailed, match="frame 7 is damaged"):
+        failed.raise_unless_completed()
+    with pytest.raises(SessionCancelled):
+        wire.End("cancelled", None).raise_unless_completed()
+
+
+def test_a_refusal_in_the_stream_carries_its_problem() -> None:
+    with pytest.raises(ApiError, match="no such session") as caught:
+        wire.parse_message('{"type":"error","problem":{"status":404,"title":"Not found","detail":"no such session"}}')
+    assert caught.value.status == 404
+
+
+def test_a_refusal_without_a_problem_document_is_still_readable() -> None:
+    error = wire.problem_of(502, b"<html>Bad gateway</html>")
+    assert error.status == 502
+    assert "Bad gateway" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("base", "after", "expected"),
+    [
+        ("http://host:8000", -1, "ws://host:8000/sessions/abc/stream"),
+        ("https://host/maskstream/", 41, "wss://host/maskstream/sessions/abc/stream?after=41"),
+    ],
+)
+def test_stream_addresses(base: str, after: int, expected: str) -> None:
+    assert wire.stream_url(base, "abc", after) == expected
+
+
+def test_form_fields() -> None:
+    fields = wire.form_fields(
+        {"engine": "deaot-t", "text": ["a dog", "a cat"], "memory": {"kind": "window"}, "box": None}
+    )
+    assert fields == {"engine": "deaot-t", "text": ["a dog", "a cat"], "memory": '{"kind": "window"}'}
+
+
+def test_frames_and_masks_survive_as_files() -> None:
+    frames = [np.full((4, 6, 3), value, np.uint8) for value in (10, 200)]
+    labels = np.array([[0, 3], [7, 0]], np.uint8)
+    (_, (name, video, _)), (_, (_, mask, _)) = wire.form_files(frames, labels)
+    assert name == "frames.zip"
+    assert isinstance(video, bytes)
+    assert isinstance(mask, bytes)
+    with zipfile.ZipFile(io.BytesIO(video)) as archive:
+        assert archive.namelist() == ["00000.png", "00001.png"]
+        with Image.open(archive.open("00001.png")) as image:
+            assert np.array_equal(np.asarray(image), frames[1])
+    with Image.open(io.BytesIO(mask)) as image:
+        assert np.array_equal(np.asarray(image), labels)
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ClientError, match="holds no images"):
+        wire.form_files(tmp_path, None)
+
+
+def test_patience_grows_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("service.client.retry.time.monotonic", lambda: now[0])
+    patience = Patience("http://host", 10.0)
+    pauses = [patience.pause_after(OSError("gone")) for _ in range(7)]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == 5.0
+    patience.arrived()
+    assert patience.pause_after(OSError("gone")) == pauses[0]
+    now[0] = 11.0
+    with pytest.raises(ConnectionLost, match="10 s"):
+        patience.pause_after(OSError("gone"))
