@@ -51,7 +51,8 @@ def youtube_vis_json(info: ExportInfo, masks: Masks) -> Iterator[bytes]:
     head = {"info": _about(info), "videos": [video], "categories": _categories(info)}
     yield (_dump(head)[:-1] + ',"annotations":[').encode()
     for number, object_id in enumerate(sorted(info.objects), start=1):
-        yield ("," if number > 1 else "").encode()
+        if number > 1:
+            yield b","
         yield from _track(info, masks, number, object_id, len(frames))
     yield b"]}"
 
