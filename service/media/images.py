@@ -21,7 +21,18 @@ FPS = 24.0
 """Images carry no times; this is the rate that their `pts_s` is counted with."""
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _MAX_IMAGE_BYTES = 64 * 1024**2
-_DAMAGED = (OSError, SyntaxError, ValueError, struct.error, zlib.error, zipfile.BadZipFile, RuntimeError, EOFError)
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+    Image.DecompressionBombError,
+)
 
 
 class ImageReader:
