@@ -6,7 +6,8 @@ import sys
 
 import typer
 
-from service.cli import keys, remote, serve
+from engines.errors import EngineError
+from service.cli import demo, keys, remote, serve, track
 from service.errors import MaskstreamError
 
 app = typer.Typer(
@@ -16,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 
-for _module in (serve, keys, remote):
+for _module in (serve, track, demo, keys, remote):
     _module.register(app)
 
 
@@ -24,6 +25,6 @@ def main() -> None:
     """Entry point of the `maskstream` command: errors made on purpose are one line, not a stack trace."""
     try:
         app()
-    except MaskstreamError as error:
-        typer.secho(f"error: {error.detail}", fg=typer.colors.RED, err=True)
+    except (MaskstreamError, EngineError) as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         sys.exit(2)

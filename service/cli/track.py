@@ -1,0 +1,117 @@
+"""`maskstream track`: segment one video here and now, without a server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from service.errors import InvalidInput, UnreadableMask
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from engines.protocols import Engine
+    from engines.types import MemoryPolicy
+    from service.masks import ReadMask
+    from service.media.reader import VideoFrame
+    from service.worker.frames import FrameSource
+
+MAX_OBJECTS = 254
+
+
+def register(app: typer.Typer) -> None:
+    """Add `track`."""
+    app.command()(track)
+
+
+def track(
+    video: Annotated[Path, typer.Argument(exists=True, help="Video file, or folder or zip of numbered images.")],
+    mask: Annotated[list[Path], typer.Option("--mask", exists=True, help="First-frame mask PNG; several are binary.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the mask PNGs.")],
+    engine: Annotated[str, typer.Option("--engine", help="Engine name; see `maskstream weights list`.")] = "",
+    weights: Annotated[
+        str, typer.Option("--weights", help="`starter`, or a checkpoint as it is published.")
+    ] = "starter",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1.")] = "auto",
+    memory: Annotated[str, typer.Option("--memory", help="adaptive, window or every_k.")] = "adaptive",
+    budget_mib: Annotated[float | None, typer.Option("--budget-mib", help="Most memory of the feature bank.")] = None,
+    overlay: Annotated[bool, typer.Option("--overlay", help="Also write overlay.mp4 into the folder.")] = False,
+) -> None:
+    """Segment a video from its first frame's mask; writes one indexed PNG per frame."""
+    from engines.catalog import DEFAULT_ENGINE
+    from engines.registry import create
+    from service.settings import Settings
+    from service.worker.frames import DecodeLimits, FrameSource
+
+    with FrameSource(video, DecodeLimits.of(Settings())) as source:
+        reference = _read_reference(mask, source.size)
+        loaded = create(engine or DEFAULT_ENGINE, weights=weights, device=device)
+        output.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        frames = _save(_segment(loaded, source, reference, _policy(memory, budget_mib)), output, overlay)
+    elapsed_s = time.monotonic() - started
+    typer.echo(f"{frames} masks in {output} ({frames / elapsed_s:.1f} frames per second)")
+
+
+def _policy(kind: str, budget_mib: float | None) -> MemoryPolicy:
+    from engines.types import MemoryPolicy
+
+    if kind not in ("adaptive", "window", "every_k"):
+        raise InvalidInput(f"--memory is adaptive, window or every_k, not {kind!r}")
+    return MemoryPolicy(kind=kind, budget_mib=budget_mib)  # type: ignore[arg-type]
+
+
+def _read_reference(paths: list[Path], size: tuple[int, int]) -> ReadMask:
+    from service.masks import read_masks
+
+    try:
+        return read_masks([path.read_bytes() for path in paths], size, max_objects=MAX_OBJECTS)
+    except UnreadableMask as error:
+        names = ", ".join(path.name for path in paths)
+        raise UnreadableMask(f"{names}: {error.detail}") from error
+
+
+Labelled = tuple["VideoFrame", "NDArray[np.uint8]"]
+
+
+def _segment(engine: Engine, source: FrameSource, reference: ReadMask, policy: MemoryPolicy) -> Iterator[Labelled]:
+    """Each frame with its label map; the first has the given one."""
+    from engines.types import Size
+
+    first = source.next_frame()
+    if first is None:
+        raise InvalidInput("the video holds no frame")
+    opened = engine.open(Size(*source.frame_size), policy)
+    engine.memorize(opened, first.rgb, reference.label_map, object_ids=reference.object_ids)
+    yield first, reference.label_map
+    while (frame := source.next_frame()) is not None:
+        yield frame, engine.propagate([opened], [frame.rgb])[0].label_map
+
+
+def _save(labelled: Iterator[Labelled], folder: Path, overlay: bool) -> int:
+    """Write the PNGs and, if wanted, the overlay video; returns how many frames there were."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from service.masks import encode_png
+    from service.overlay import draw_overlay
+    from service.video_file import VideoWriter
+
+    count = 0
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with ExitStack() as stack:
+        bar = stack.enter_context(Progress(*columns))
+        task = bar.add_task("frames", total=None)
+        writer = stack.enter_context(VideoWriter(folder / "overlay.mp4", 24.0)) if overlay else None
+        for frame, label_map in labelled:
+            (folder / f"{frame.frame_index:05d}.png").write_bytes(encode_png(label_map))
+            if writer is not None:
+                writer.write(draw_overlay(frame.rgb, label_map))
+            count += 1
+            bar.advance(task)
+    return count
