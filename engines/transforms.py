@@ -1,0 +1,65 @@
+"""Frames and label maps to network input and back. Knows sizes and colours, not objects or networks."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engines.types import Frame, Size
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+MAX_LONG_SIDE = 1040
+_ALIASING_SHRINK = 0.5
+"""Below this scale frames are low-passed first; the released code, made for 480p, never is."""
+
+
+def network_size(size: Size, *, short_side: int, stride: int = 16, plus_one: bool = True) -> Size:
+    """The size that a network of `stride` sees for frames of `size`: both sides 16k + 1 (16k without `plus_one`).
+
+    Frames are shrunk to a short side of `short_side` and a long side of 1040, never enlarged, then each side goes to
+    the nearest allowed length, so the aspect ratio may change a little.
+    """
+    short, long = sorted((size.height, size.width))
+    scale = min(1.0, short_side / short, MAX_LONG_SIDE / long)
+    return Size(_nearest(size.height * scale, stride, plus_one), _nearest(size.width * scale, stride, plus_one))
+
+
+def _nearest(length: float, stride: int, plus_one: bool) -> int:
+    extra = int(plus_one)
+    steps = int(np.around((int(length) - extra) / stride))  # ties to even, as the released code
+    return max(1, steps) * stride + extra
+
+
+@lru_cache(maxsize=8)
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    mean = torch.tensor(IMAGE_MEAN, device=device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(IMAGE_STD, device=device).view(1, 3, 1, 1) * 255
+    return mean, std
+
+
+def to_network(frame: Frame, size: Size, device: torch.device) -> Tensor:
+    """[H, W, 3] uint8 RGB to [1, 3, *size] float32, normalised by ImageNet's mean and deviation.
+
+    Cubic interpolation as OpenCV does it (a = -0.75, pixel centres); smoothed first when shrunk to less than half.
+    """
+    image = torch.from_numpy(np.ascontiguousarray(frame)).to(device).permute(2, 0, 1)[None].float()
+    target = (size.height, size.width)
+    if target != tuple(image.shape[-2:]):
+        smooth = min(target[0] / image.shape[2], target[1] / image.shape[3]) < _ALIASING_SHRINK
+        image = F.interpolate(image, target, mode="bicubic", align_corners=False, antialias=smooth)
+    mean, std = _statistics(device)
+    return ((image - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def resize_labels(labels: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+    """[H, W] to `size`, nearest pixel with floored index, as the released code feeds its memory."""
+    height, width = labels.shape
+    rows = (np.arange(size.height) * (height / size.height)).astype(np.int64)
+    columns = (np.arange(size.width) * (width / size.width)).astype(np.int64)
+    return labels[rows[:, None], columns]
