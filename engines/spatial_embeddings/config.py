@@ -13,7 +13,7 @@ class NetworkConfig:
     """Shape of the branched ERFNet.
 
     num_sigmas: 1 draws circular margins, 2 elliptical ones. num_classes: one seed map per class; 1 is class-agnostic.
-    grid_step: what one pixel adds to the coordinate map in x and in y; published: 2048 x 1024 points on [0, 2] x [0, 1].
+    grid_step: what one pixel adds to the coordinate map in x and in y; published: 2048 x 1024 over [0, 2] x [0, 1].
     """
 
     num_sigmas: int = 1

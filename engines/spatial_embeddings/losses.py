@@ -115,7 +115,8 @@ def _attraction(maps: Tensor, target: _Target, config: LossConfig) -> tuple[Tens
     return torch.exp(-distance), (weight * spread).sum(1).mean()
 
 
-def _image_terms(maps: Tensor, target: _Target, config: LossConfig) -> tuple[Tensor, Tensor, Tensor, list[float]]:
+def _image_terms(maps: Tensor, target: _Target, config: LossConfig) -> tuple[Tensor, list[float]]:
+    """[3] instance, variance and seed loss of one image, and the IoU of each true instance."""
     seed = torch.sigmoid(maps[2 + config.num_sigmas :]).flatten(1)  # [C, P]
     seed_loss = (seed.square() * target.background).sum()
     instance_loss = variance_loss = maps.sum() * 0.0
@@ -129,7 +130,7 @@ def _image_terms(maps: Tensor, target: _Target, config: LossConfig) -> tuple[Ten
         inside = probability.detach() > 0.5
         hit, union = (inside & target.instances).sum(1), (inside | target.instances).sum(1)
         ious = (hit / union).tolist()
-    return instance_loss, variance_loss, seed_loss / seed.shape[1], ious
+    return torch.stack([instance_loss, variance_loss, seed_loss / seed.shape[1]]), ious
 
 
 def spatial_embedding_loss(
@@ -146,7 +147,7 @@ def spatial_embedding_loss(
         _image_terms(image, _Target.of(ids, label, num_classes), config)
         for image, ids, label in zip(maps, instances, labels, strict=True)
     ]
-    instance, variance, seed = (torch.stack([term[part] for term in terms]).mean() for part in (0, 1, 2))
-    ious = [value for term in terms for value in term[3]]
+    instance, variance, seed = torch.stack([parts for parts, _ in terms]).mean(0).unbind()
+    ious = [value for _, values in terms for value in values]
     total = config.instance_weight * instance + config.variance_weight * variance + config.seed_weight * seed
     return LossTerms(total, instance, variance, seed, sum(ious) / len(ious) if ious else 0.0)

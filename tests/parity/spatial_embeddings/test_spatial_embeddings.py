@@ -112,8 +112,8 @@ def test_clustering_finds_the_same_instances(case: Case, threshold: int) -> None
 def test_clustering_by_truth_finds_the_same_map(case: Case) -> None:
     for number in available(case):
         embedding = embedding_of(case, number)
-        corner = case[f"cluster{number}_embedding_corner"]
-        np.testing.assert_allclose(embedding.position[:, ::32, ::40], corner, atol=1e-6)
+        corner = case[f"cluster{number}_embedding_corner"]  # every 37th row, every 41st column
+        np.testing.assert_allclose(embedding.position[:, ::37, ::41], corner, atol=1e-6)
         label_map = cluster_by_truth(embedding, tensor(case, f"cluster{number}_gt_instance"))
         assert (label_map.numpy() != case[f"cluster{number}_with_gt_map"]).mean() <= 1e-3
 
