@@ -1,12 +1,26 @@
-PYTHON ?= .venv/bin/python
+# make run     set up and serve on http://127.0.0.1:8000
+# make check   set up, then lint, types and tests
+# make         lint, types and tests in the environment that is there
+VENV ?= .venv
+PYTHON ?= $(VENV)/bin/python
 
-.PHONY: all lint types test fix run bench setup
+.PHONY: all check run demo lint types test fix bench
 
 all: lint types test
 
-setup:
-	python3 -m venv .venv
-	.venv/bin/pip install --quiet -e '.[dev]'
+check: $(VENV)/.installed
+	$(MAKE) all
+
+run: $(VENV)/.installed
+	$(PYTHON) -m service.cli serve
+
+demo: $(VENV)/.installed
+	$(PYTHON) -m service.cli demo
+
+$(VENV)/.installed: pyproject.toml
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet -e '.[dev]'
+	touch $@
 
 lint:
 	$(PYTHON) -m ruff check .
@@ -21,9 +35,6 @@ test:
 fix:
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
-
-run:
-	$(PYTHON) -m service.cli serve
 
 bench:
 	$(PYTHON) -m service.cli bench
