@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from engines.uniref.words import WORDS
+
 ReferenceKind = Literal["mask", "text", "exemplar", "none"]
 
 
@@ -41,6 +43,28 @@ _ENGINES: tuple[EngineInfo, ...] = (
         summary="No weights: a running hash of all it has seen decides its masks. For tests of the service.",
         token_bytes=64,
         starter="fake",
+    ),
+    EngineInfo(
+        name="uniref",
+        family="uniref",
+        summary="UniRef++ with ResNet-50: follows a mask, a text or an exemplar; remembers three masks per object.",
+        reference_kinds=("mask", "text", "exemplar"),
+        stride=8,
+        min_budget_frames=3,
+        token_bytes=2730,
+        tokens_per_object=True,
+        weights_licence="MIT",
+    ),
+    EngineInfo(
+        name="uniref-t",
+        family="uniref",
+        summary="Light UniRef++ for CPU with a small vocabulary of colours, sizes, positions and ordinals.",
+        reference_kinds=("mask", "text", "exemplar"),
+        stride=8,
+        min_budget_frames=3,
+        token_bytes=1030,
+        tokens_per_object=True,
+        vocabulary=WORDS,
     ),
 )
 

@@ -9,7 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from engines.catalog import EngineInfo
 from engines.types import Frame, LabelMap, MemoryPolicy, Prediction, Size, TrackState
@@ -107,6 +109,38 @@ class Engine(Protocol):
 
     def track_bytes(self, size: Size, objects: int, memory: MemoryPolicy) -> int:
         """Upper bound of device bytes that one track will take, its share of the activations included."""
+        ...
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """Where in a frame the referred object is.
+
+    probability: [H, W] float32 on the host, at the frame's size. score: how sure it is that the object is there at all,
+    0..1. unknown_words: words of a text that the engine does not know and left out.
+    """
+
+    probability: NDArray[np.float32]
+    score: float
+    unknown_words: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class ReferenceSegmenter(Protocol):
+    """Finds an object in one frame by something other than its mask there. Not every engine does."""
+
+    def ground(
+        self,
+        frame: Frame,
+        *,
+        text: str | None = None,
+        exemplar: Frame | None = None,
+        exemplar_mask: LabelMap | None = None,
+    ) -> Grounding:
+        """Find what `text` describes, or what `exemplar_mask` (non-zero) marks in another picture, `exemplar`.
+
+        Give the text, or the exemplar with its mask, not both. Raises UnsupportedReference, its message for the client.
+        """
         ...
 
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Backbone = Literal["resnet50"]
+from engines.uniref.words import WORDS
+
+Backbone = Literal["resnet50", "mobilenetv2"]
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Size of the BERT text encoder. The defaults are BERT-base, uncased."""
+    """Size of the text encoder. The defaults are BERT-base, uncased.
 
+    kind: "bert" reads word pieces with BERT; "words" reads whole words of a small vocabulary with a small transformer.
+    """
+
+    kind: Literal["bert", "words"] = "bert"
     vocabulary_size: int = 30522
     width: int = 768
     layers: int = 12
@@ -27,6 +33,8 @@ class UniRefConfig:
 
     share_unifusion: one fusion block serves all four levels (published); False gives each level its own.
     rvos_mask_reference: text video segmentation also looks at the masks found so far (published); False is text only.
+    mask_encoder_widths: channels of the mask encoder's four stages. dense_head: a mask straight from the fused
+    features, beside those of the queries (light variant only; not published).
     """
 
     backbone: Backbone = "resnet50"
@@ -44,6 +52,8 @@ class UniRefConfig:
     share_unifusion: bool = True
     rvos_mask_reference: bool = True
     mask_channels: int = 8
+    mask_encoder_widths: tuple[int, int, int, int] = (64, 128, 256, 512)
+    dense_head: bool = False
     text: TextConfig = field(default_factory=TextConfig)
 
     def __post_init__(self) -> None:
@@ -57,4 +67,28 @@ class UniRefConfig:
 
 VARIANTS: dict[str, UniRefConfig] = {
     "uniref": UniRefConfig(),
+    "uniref-t": UniRefConfig(
+        backbone="mobilenetv2",
+        hidden_dim=96,
+        heads=4,
+        encoder_layers=2,
+        decoder_layers=2,
+        feedforward=256,
+        num_queries=20,
+        dropout=0.0,
+        fusion_heads=4,
+        fusion_head_dim=96,
+        mask_encoder_widths=(16, 32, 64, 96),
+        dense_head=True,
+        text=TextConfig(
+            kind="words",
+            vocabulary_size=len(WORDS),
+            width=96,
+            layers=2,
+            heads=4,
+            feedforward=192,
+            max_positions=32,
+            context_length=32,
+        ),
+    ),
 }

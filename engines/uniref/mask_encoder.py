@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_WIDTHS = (64, 128, 256, 512)
-
 
 class _BasicBlock(nn.Module):
     """Two 3x3 convolutions with a shortcut. Unlike the usual ResNet's, these convolutions have a bias."""
@@ -106,22 +104,22 @@ class _LevelFuser(nn.Module):
 class MaskEncoder(nn.Module):
     """A ResNet-18-like trunk on image and mask, fused with the frame's levels into values for UniFusion."""
 
-    def __init__(self, dim: int = 256) -> None:
+    def __init__(self, dim: int = 256, widths: tuple[int, int, int, int] = (64, 128, 256, 512)) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(4, 64, 7, 2, 3)
-        self.bn1 = nn.BatchNorm2d(64)
-        for index, width in enumerate(_WIDTHS):
-            inputs = _WIDTHS[max(index - 1, 0)]
+        self.conv1 = nn.Conv2d(4, widths[0], 7, 2, 3)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        for index, width in enumerate(widths):
+            inputs = widths[max(index - 1, 0)]
             blocks = nn.Sequential(_BasicBlock(inputs, width, 1 if index == 0 else 2), _BasicBlock(width, width, 1))
             self.add_module(f"layer{index + 1}", blocks)
-        self.final_layer = nn.Sequential(nn.Conv2d(_WIDTHS[-1], dim, 3, 2, 1), nn.GroupNorm(32, dim))
-        for index, tap in enumerate((*_WIDTHS[1:], dim)):
+        self.final_layer = nn.Sequential(nn.Conv2d(widths[-1], dim, 3, 2, 1), nn.GroupNorm(32, dim))
+        for index, tap in enumerate((*widths[1:], dim)):
             self.add_module(f"fuser{index + 2}", _LevelFuser(dim + tap, dim))
 
     def _taps(self, x: Tensor) -> list[Tensor]:
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
         taps = []
-        for index in range(len(_WIDTHS)):
+        for index in range(4):
             x = self.get_submodule(f"layer{index + 1}")(x)
             taps.append(x)
         return [*taps[1:], self.final_layer(x)]

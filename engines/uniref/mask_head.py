@@ -49,7 +49,7 @@ class _MaskTrunk(nn.Module):
 class MaskHead(nn.Module):
     """Mask features once per image, then masks of only those queries that are asked for."""
 
-    def __init__(self, dim: int, stride4_channels: int, channels: int = 8) -> None:
+    def __init__(self, dim: int, stride4_channels: int, channels: int = 8, *, dense: bool = False) -> None:
         super().__init__()
         self.channels = channels
         self.mask_head = _MaskTrunk(dim, channels)
@@ -59,6 +59,7 @@ class MaskHead(nn.Module):
         self.weight_shapes = ((channels, channels + 2), (channels, channels), (1, channels))
         parameters = sum(rows * columns + rows for rows, columns in self.weight_shapes)
         self.controller = MLP(dim, dim, parameters, 3)
+        self.dense = nn.Conv2d(channels, 1, 1) if dense else None
 
     def features(self, memory: Sequence[Tensor], stride4: Tensor) -> Tensor:
         """Memory maps at strides 8, 16, 32 and the trunk's stride-4 map to [B, channels, H/4, W/4]."""

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engines.layers.resnet import ResNet
 from engines.uniref.config import UniRefConfig
 from engines.uniref.mask_encoder import MaskEncoder
 from engines.uniref.mask_head import MaskHead, aligned_bilinear
 from engines.uniref.position import position_encoding
 from engines.uniref.preprocess import ImageBatch
-from engines.uniref.text import TextEncoder
+from engines.uniref.text import build_text_encoder
 from engines.uniref.transformer import Decoded, DeformableTransformer
+from engines.uniref.trunk import TRUNK_CHANNELS, build_trunk
 from engines.uniref.unifusion import Reference, ReferenceTokens, UniFusionPyramid
-
-TRUNK_CHANNELS = {"resnet50": (256, 512, 1024, 2048)}
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,23 @@ class ImageFeatures:
     stride4: Tensor
     paddings: list[Tensor]
     positions: list[Tensor]
+
+    def split(self) -> list[ImageFeatures]:
+        """One for each image of the batch; they share its storage."""
+
+        def entry(tensor: Tensor, index: int) -> Tensor:
+            return tensor[index : index + 1]
+
+        return [
+            ImageFeatures(
+                ImageBatch(entry(self.batch.pixels, i), entry(self.batch.padding, i), (size,)),
+                [entry(level, i) for level in self.levels],
+                entry(self.stride4, i),
+                [entry(padding, i) for padding in self.paddings],
+                [entry(position, i) for position in self.positions],
+            )
+            for i, size in enumerate(self.batch.sizes)
+        ]
 
 
 @dataclass(frozen=True)
@@ -56,30 +71,25 @@ class Detections:
         return self.logits.argmax(1)
 
 
-def build_trunk(config: UniRefConfig) -> nn.Module:
-    """The visual trunk; gives maps at strides 4, 8, 16, 32."""
-    return ResNet()
-
-
 class UniRef(nn.Module):
     """UniRef++, Wu et al. 2023. One set of weights for text, exemplar, mask and text-video references."""
 
-    def __init__(self, config: UniRefConfig) -> None:
+    def __init__(self, config: UniRefConfig, *, live_norm: bool = False) -> None:
         super().__init__()
         dim, channels = config.hidden_dim, TRUNK_CHANNELS[config.backbone]
         self.config = config
-        self.backbone = build_trunk(config)
+        self.backbone = build_trunk(config.backbone, live_norm=live_norm)
         self.input_proj = nn.ModuleList(
             nn.Sequential(nn.Conv2d(width, dim, 1), nn.GroupNorm(32, dim)) for width in channels[1:]
         )
         self.input_proj.append(nn.Sequential(nn.Conv2d(channels[-1], dim, 3, 2, 1), nn.GroupNorm(32, dim)))
-        self.text_encoder = TextEncoder(config.text, dim)
-        self.mask_encoder = MaskEncoder(dim)
+        self.text_encoder = build_text_encoder(config.text, dim)
+        self.mask_encoder = MaskEncoder(dim, config.mask_encoder_widths)
         self.fusion = UniFusionPyramid(
             dim, config.fusion_heads, config.fusion_head_dim, levels=config.levels, shared=config.share_unifusion
         )
         self.transformer = DeformableTransformer(config)
-        self.mask_head = MaskHead(dim, channels[0], config.mask_channels)
+        self.mask_head = MaskHead(dim, channels[0], config.mask_channels, dense=config.dense_head)
 
     def encode_image(self, batch: ImageBatch) -> ImageFeatures:
         """Trunk and projections of a batch of frames."""
@@ -95,18 +105,21 @@ class UniRef(nn.Module):
         """[B, N] token ids, and 1 where a token counts, to a reference."""
         return cast(Reference, self.text_encoder(ids, attention, self.config.levels))
 
-    def encode_masks(self, features: ImageFeatures, masks: Tensor) -> Reference:
+    def encode_masks(
+        self, features: ImageFeatures, masks: Tensor, keys: Sequence[ReferenceTokens] | None = None
+    ) -> Reference:
         """Mask references of n objects.
 
-        features: of one frame (B = 1), or of n. masks: [n, 1, H, W] 0..1 at the padded size. Padded places are left
-        out when the batch is one frame. The condition does not depend on the masks.
+        features: of one frame (B = 1), or of n. masks: [n, 1, H, W] 0..1 at the padded size. keys: `mask_keys` of the
+        same features, when they are at hand. Padded places are left out when the batch is one frame.
         """
         count = masks.shape[0]
         pixels = features.batch.pixels.expand(count, -1, -1, -1)
-        values = self.mask_encoder(pixels, masks, [level.expand(count, -1, -1, -1) for level in features.levels])
+        maps = self.mask_encoder(pixels, masks, [level.expand(count, -1, -1, -1) for level in features.levels])
+        shared = mask_keys(features) if keys is None else keys
         return tuple(
-            _mask_tokens(level, value, padding)
-            for level, value, padding in zip(features.levels, values, features.paddings, strict=True)
+            replace(part, keys=_repeat(part.keys, count), values=value, condition=_repeat(part.condition, count))
+            for part, value in zip(shared, _without_padding(maps, features.paddings), strict=True)
         )
 
     def detect(self, features: ImageFeatures, references: Sequence[Reference]) -> Detections:
@@ -152,14 +165,23 @@ def _shrink(padding: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(padding.unsqueeze(1).float(), tuple(size)).squeeze(1) > 0.5
 
 
-def _mask_tokens(level: Tensor, value: Tensor, padding: Tensor) -> ReferenceTokens:
-    count = len(value)
-    keys = level.flatten(2).transpose(1, 2)
-    values = value.flatten(2).transpose(1, 2)
-    outside = padding.flatten(1)
-    weight = (~outside).float().unsqueeze(-1)
-    condition = (keys * weight).sum(1) / weight.sum(1).clamp(min=1)
-    if len(level) > 1:
-        return ReferenceTokens(keys, values, condition, outside)
-    inside = ~outside[0]
-    return ReferenceTokens(keys[:, inside].expand(count, -1, -1), values[:, inside], condition.expand(count, -1))
+def _repeat(tensor: Tensor, count: int) -> Tensor:
+    return tensor if len(tensor) == count else tensor.expand(count, *tensor.shape[1:])
+
+
+def _without_padding(maps: Sequence[Tensor], paddings: Sequence[Tensor]) -> list[Tensor]:
+    """[B, C, h, w] maps as [B, N, C] tokens; padded ones are dropped where all entries are padded alike."""
+    tokens = [level.flatten(2).transpose(1, 2) for level in maps]
+    if len(paddings[0]) > 1:
+        return tokens
+    return [part[:, ~padding[0].flatten()] for part, padding in zip(tokens, paddings, strict=True)]
+
+
+def mask_keys(features: ImageFeatures) -> tuple[ReferenceTokens, ...]:
+    """What all mask references to one frame share: keys and condition, which do not depend on any mask."""
+    parts = []
+    for level, padding in zip(_without_padding(features.levels, features.paddings), features.paddings, strict=True):
+        outside = padding.flatten(1) if len(padding) > 1 else None
+        weight = torch.ones_like(level[..., :1]) if outside is None else (~outside).to(level).unsqueeze(-1)
+        parts.append(ReferenceTokens(level, level, (level * weight).sum(1) / weight.sum(1), outside))
+    return tuple(parts)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engines.uniref.inference import find
-from engines.uniref.model import ImageFeatures, UniRef
+from engines.uniref.model import ImageFeatures, UniRef, mask_keys
 from engines.uniref.unifusion import Reference, ReferenceTokens, join
 from engines.uniref.video import ObjectMemory
 
@@ -55,7 +55,8 @@ class VideoNetwork:
 
     def encode(self, frame: ImageFeatures, masks: Tensor) -> list[Reference]:
         """[n, 1, H, W] masks at the padded size to n references, one at a time, so that none depends on another."""
-        return [self.model.encode_masks(frame, masks[index : index + 1]) for index in range(len(masks))]
+        keys = mask_keys(frame)
+        return [self.model.encode_masks(frame, masks[index : index + 1], keys) for index in range(len(masks))]
 
     def _references(self, memory: ObjectMemory[Reference]) -> list[Reference]:
         masks = memory.masks()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from engines.errors import UnsupportedReference, WeightsError
 from engines.uniref.config import TextConfig
 from engines.uniref.unifusion import Reference, ReferenceTokens
+from engines.uniref.words import WORDS
 
 _DELETED = str.maketrans("", "", ".,'!?\"()*#:;")
 _SPACED = str.maketrans("-/", "  ")
@@ -56,6 +57,39 @@ def build_bert(config: TextConfig) -> nn.Module:
     return cast(nn.Module, BertModel(sizes))
 
 
+class WordEncoder(nn.Module):
+    """A small transformer over whole words, for a vocabulary of a few dozen."""
+
+    def __init__(self, config: TextConfig, dim: int) -> None:
+        super().__init__()
+        self.words = nn.Embedding(config.vocabulary_size, config.width)
+        self.places = nn.Embedding(config.max_positions, config.width)
+        layer = nn.TransformerEncoderLayer(
+            config.width, config.heads, config.feedforward, dropout=0.0, batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
+        self.resizer = Resizer(config.width, dim)
+
+    def forward(self, ids: Tensor, attention: Tensor, levels: int = 4) -> Reference:
+        """[B, N] word ids and attention (1 where a word counts) to a reference for `levels` levels."""
+        places = torch.arange(ids.shape[1], device=ids.device)
+        read = self.layers(self.words(ids) + self.places(places), src_key_padding_mask=attention == 0)
+        return text_reference(self.resizer(read), attention, levels)
+
+
+def text_reference(tokens: Tensor, attention: Tensor, levels: int) -> Reference:
+    """[B, N, C] tokens as a reference; its condition is the mean of those that count."""
+    weight = attention.to(tokens).unsqueeze(-1)
+    sentence = (tokens * weight).sum(1) / weight.sum(1)
+    padding = None if bool((attention != 0).all()) else attention == 0
+    return (ReferenceTokens(tokens, tokens, sentence, padding),) * levels
+
+
+def build_text_encoder(config: TextConfig, dim: int) -> nn.Module:
+    """The text encoder that the config asks for."""
+    return WordEncoder(config, dim) if config.kind == "words" else TextEncoder(config, dim)
+
+
 class TextEncoder(nn.Module):
     """BERT and the resizer.
 
@@ -76,11 +110,7 @@ class TextEncoder(nn.Module):
 
     def forward(self, ids: Tensor, attention: Tensor, levels: int = 4) -> Reference:
         """[B, N] token ids and attention (1 where a token counts) to a reference for `levels` levels."""
-        tokens = self.resizer(self.hidden(ids, attention))
-        weight = attention.to(tokens).unsqueeze(-1)
-        sentence = (tokens * weight).sum(1) / weight.sum(1)
-        padding = None if bool((attention != 0).all()) else attention == 0
-        return (ReferenceTokens(tokens, tokens, sentence, padding),) * levels
+        return text_reference(self.resizer(self.hidden(ids, attention)), attention, levels)
 
 
 @dataclass(frozen=True)
@@ -91,7 +121,15 @@ class TokenizedText:
     unknown: tuple[str, ...]
 
 
-class Vocabulary:
+class Tokenizer(Protocol):
+    """Turns an expression into token ids."""
+
+    def tokenize(self, text: str) -> TokenizedText:
+        """Raises UnsupportedReference if the text is empty, too long or wholly unknown."""
+        ...
+
+
+class WordPieces:
     """WordPiece over a vocabulary file (one token per line), at most `context_length` tokens."""
 
     def __init__(self, tokens: Sequence[str], context_length: int = 77) -> None:
@@ -107,7 +145,7 @@ class Vocabulary:
         self._unknown_id = index["[UNK]"]
 
     @classmethod
-    def read(cls, path: Path, context_length: int = 77) -> Vocabulary:
+    def read(cls, path: Path, context_length: int = 77) -> WordPieces:
         """Read a `vocab.txt`. Raises WeightsError."""
         try:
             text = path.read_text(encoding="utf-8")
@@ -130,3 +168,32 @@ class Vocabulary:
         if len(unknown) == len(words):
             raise UnsupportedReference(f"none of the words {', '.join(unknown)} is in the vocabulary")
         return TokenizedText(ids, unknown)
+
+
+class Words:
+    """Whole words of a small vocabulary; unknown ones are left out and named."""
+
+    def __init__(self, words: Sequence[str], context_length: int) -> None:
+        self.words = tuple(words)
+        self.context_length = context_length
+        self._index = {word: position for position, word in enumerate(words)}
+
+    def tokenize(self, text: str) -> TokenizedText:
+        """Ids of the known words. Raises UnsupportedReference if there are none, or too many."""
+        words = clean_expression(text).split()
+        known = tuple(self._index[word] for word in words if word in self._index)
+        if not known:
+            raise UnsupportedReference(
+                f"no word of {text!r} is known to this engine; it knows: {', '.join(sorted(self.words))}. "
+                "For free text use the engine uniref"
+            )
+        if len(known) > self.context_length:
+            raise UnsupportedReference(f"the text has {len(known)} words, at most {self.context_length} are read")
+        return TokenizedText(known, tuple(word for word in words if word not in self._index))
+
+
+def build_tokenizer(config: TextConfig, vocabulary: Path | None) -> Tokenizer | None:
+    """The tokenizer that goes with a text encoder; None for word pieces without their vocabulary file."""
+    if config.kind == "words":
+        return Words(WORDS, config.context_length)
+    return None if vocabulary is None else WordPieces.read(vocabulary, config.context_length)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from engines.errors import WeightsError
@@ -65,14 +67,23 @@ def convert_name(published: str) -> str | None:
 
 def convert(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A published state dict (or one of this project's, which passes unchanged) under the network's names."""
+    if not any(name.startswith("detr.") for name in checkpoint):
+        return dict(checkpoint)
     named = ((convert_name(name), tensor) for name, tensor in checkpoint.items())
     return {name: tensor for name, tensor in named if name is not None}
 
 
+def vocabulary_beside(weights: object) -> Path | None:
+    """The vocabulary file of a weights file: `<file>.vocab.txt` or `vocab.txt` in the same folder."""
+    if not isinstance(weights, str | Path):
+        return None
+    path = Path(weights)
+    beside = (path.with_name(path.name + ".vocab.txt"), path.with_name("vocab.txt"))
+    return next((file for file in beside if file.is_file()), None)
+
+
 def build(config: UniRefConfig, checkpoint: Mapping[str, Tensor]) -> UniRef:
     """The network with these weights, in eval mode; tensors are taken over, not copied. Raises WeightsError."""
-    import torch
-
     with torch.device("meta"):
         model = UniRef(config)
     state = convert(checkpoint)

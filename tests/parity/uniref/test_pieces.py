@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 
@@ -18,7 +19,7 @@ from engines.uniref.preprocess import (
     resize_mask,
     to_batch,
 )
-from engines.uniref.text import clean_expression
+from engines.uniref.text import TextEncoder, clean_expression
 from engines.uniref.unifusion import Reference, ReferenceTokens
 from tests.parity.uniref.outputs import Outputs
 
@@ -114,7 +115,7 @@ def test_mask_head(network: UniRef, outputs: Open) -> None:
 def test_text_encoder(network: UniRef, outputs: Open) -> None:
     case = outputs("text")
     ids, attention = case["input_ids"], case["attention_mask"]
-    hidden = network.text_encoder.hidden(ids, attention)
+    hidden = cast(TextEncoder, network.text_encoder).hidden(ids, attention)
     reference = network.encode_text(ids, attention)[0]
     for i, length in enumerate(attention.sum(1).tolist()):
         case.check(f"last_hidden_state{i}", hidden[i, :length])
