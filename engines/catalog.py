@@ -66,6 +66,38 @@ _ENGINES: tuple[EngineInfo, ...] = (
         tokens_per_object=True,
         vocabulary=WORDS,
     ),
+    EngineInfo(
+        name="stm",
+        family="stm",
+        summary="Space-time memory network, ResNet-50: every fifth frame is remembered per object.",
+        token_bytes=(128 + 512) * 4,
+        tokens_per_object=True,
+        weights_licence="CC BY-NC-SA 4.0",
+    ),
+    EngineInfo(
+        name="stm-t",
+        family="stm",
+        summary="Light STM on MobileNetV2 for CPU use.",
+        token_bytes=(64 + 192) * 4,
+        tokens_per_object=True,
+    ),
+    EngineInfo(
+        name="afb-urr",
+        family="afb_urr",
+        summary="Adaptive feature bank per object and uncertain-region refinement, ResNet-50.",
+        token_bytes=(128 + 512) * 4,
+        min_budget_frames=4,
+        tokens_per_object=True,
+        weights_licence="academic use only",
+    ),
+    EngineInfo(
+        name="afb-urr-t",
+        family="afb_urr",
+        summary="Light AFB-URR on MobileNetV2 for CPU use.",
+        token_bytes=(64 + 192) * 4,
+        min_budget_frames=4,
+        tokens_per_object=True,
+    ),
 )
 
 DEFAULT_ENGINE = "deaot-t"

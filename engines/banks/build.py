@@ -28,7 +28,7 @@ def bank_config(policy: MemoryPolicy, *, budget_tokens: int, match: str = "key")
         kind=policy.kind,
         budget_tokens=None if unbounded else budget_tokens,
         match=match,
-        exact=policy.exact,
+        exact=policy.exact and policy.kind == "adaptive",
         static=policy.static and not unbounded,
     )
     return config if policy.merge_threshold is None else replace(config, merge_threshold=policy.merge_threshold)

@@ -6,7 +6,8 @@ Source: AFB-URR, Liang et al. 2020; checked by tests/parity/afb_urr.
 
 from __future__ import annotations
 
-import torch
+from dataclasses import replace
+
 from torch import Tensor
 
 from engines.banks.adaptive import group_mean
@@ -27,11 +28,11 @@ class ExactAdaptiveBank(TokenBank):
     def add_usage(self, mass: Tensor) -> None:
         """Add ln(hits + 1); mass: [n] number of queries whose weight on the token exceeds 1e-3."""
         usage = self._storage.column("usage")
-        usage.add_(mass.to(torch.float32).log1p())
+        usage.add_(mass.float().log1p())
 
     def resize(self, budget_tokens: int, *, step: int) -> None:
-        """Refused: the released bank is built anew when the objects change."""
-        raise ValueError("an exact bank keeps its budget; build a new one")
+        """Set another budget; the next write evicts down to it (the released loops never change it)."""
+        self.config = replace(self.config, budget_tokens=budget_tokens)
 
     def _write_reference(self, rows: Rows, step: int) -> None:
         if len(self):

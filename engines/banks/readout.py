@@ -26,26 +26,45 @@ class Readout:
     hits: Tensor
 
 
-def read_bank(query: Tensor, keys: Tensor, values: Tensor) -> Readout:
-    """Softmax over the bank of query . key / sqrt(width), then the weighted sum of values.
+@dataclass(frozen=True)
+class Memory:
+    """One part of what is read: keys [n, width] and values [n, value width]."""
 
-    query: [q, width]; keys: [n, width]; values: [n, value width]. The chunk length depends on n alone, so that a read
-    is bit-equal whatever else runs. Source: STM, Oh et al. 2019, section 3.2; usage: AFB-URR, Liang et al. 2020.
+    keys: Tensor
+    values: Tensor
+
+
+def read_bank(query: Tensor, *parts: Memory) -> Readout:
+    """Softmax over all parts of query . key / sqrt(width), then the weighted sum of values.
+
+    query: [q, width]. Usage is that of the first part, the bank; others are read beside it (the previous frame).
+    The chunk length depends on the number of tokens alone, so that a read is bit-equal whatever else runs.
+    Source: STM, Oh et al. 2019, section 3.2; usage: AFB-URR, Liang et al. 2020.
     """
-    scale = 1.0 / math.sqrt(query.shape[1])
-    rows = _chunk_rows(keys)
-    out = values.new_empty(query.shape[0], values.shape[1])
-    mass = torch.zeros(keys.shape[0], dtype=torch.float32, device=keys.device)
+    bank = parts[0].keys.shape[0]
+    rows = _chunk_rows(sum(part.keys.shape[0] for part in parts), query.device)
+    query = query * (1.0 / math.sqrt(query.shape[1]))
+    mass = torch.zeros(bank, dtype=torch.float32, device=query.device)
     hits = torch.zeros_like(mass)
-    for start in range(0, query.shape[0], rows):
-        part = slice(start, start + rows)
-        weight = torch.softmax((query[part] * scale) @ keys.T, dim=1)
-        out[part] = weight @ values
-        mass += weight.sum(0, dtype=torch.float32)
-        hits += (weight > _HIT_WEIGHT).sum(0)
-    return Readout(out, mass, hits)
+    out = []
+    for chunk in query.split(rows):
+        affinity = torch.cat([chunk @ part.keys.T for part in parts], dim=1)
+        weight = torch.softmax(affinity.float(), dim=1)
+        mass += weight[:, :bank].sum(0)
+        hits += (weight[:, :bank] > _HIT_WEIGHT).sum(0)
+        out.append(_weighted_sum(weight.to(query.dtype), parts))
+    return Readout(torch.cat(out), mass, hits)
 
 
-def _chunk_rows(keys: Tensor) -> int:
-    limit = _CHUNK_BYTES.get(keys.device.type, _CHUNK_BYTES["cpu"])
-    return max(16, limit // (4 * keys.shape[0]))
+def _weighted_sum(weight: Tensor, parts: tuple[Memory, ...]) -> Tensor:
+    total, start = torch.zeros(()), 0
+    for index, part in enumerate(parts):
+        stop = start + part.keys.shape[0]
+        share = weight[:, start:stop] @ part.values
+        total, start = share if index == 0 else total + share, stop
+    return total
+
+
+def _chunk_rows(tokens: int, device: torch.device) -> int:
+    limit = _CHUNK_BYTES.get(device.type, _CHUNK_BYTES["cpu"])
+    return max(16, limit // (4 * tokens))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engines.banks import BankConfig, FeatureBank, Tokens, build_bank, restore_bank
 from engines.banks.exact import ExactAdaptiveBank
-from engines.banks.readout import read_bank
+from engines.banks.readout import Memory, read_bank
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "afb_urr" / "case_bank.npz"
 ATOL = 1e-5  # an independent bank meets the reference within 3.1e-6
@@ -57,7 +57,7 @@ def test_bank_follows_the_reference_step_by_step(case: dict[str, NDArray[np.floa
         prefix = f"{name}_u{step}_"
         query, query_value = rows(case[prefix + "q_in"][0]), case[prefix + "q_out"][0]
         for c, bank in enumerate(banks):
-            readout = read_bank(query, bank.view("key"), bank.view("value"))
+            readout = read_bank(query, Memory(bank.view("key"), bank.view("value")))
             bank.add_usage(readout.hits)
             got = np.concatenate([readout.values.T.numpy(), query_value])
             np.testing.assert_allclose(got, case[prefix + "mem_out"][0, c], atol=ATOL, rtol=0)
@@ -78,7 +78,8 @@ def test_a_snapshot_between_two_steps_changes_nothing(case: dict[str, NDArray[np
         prefix = f"s3_u{step}_"
         banks = [restore_bank(bank.snapshot()) for bank in banks]
         for c, bank in enumerate(banks):
-            bank.add_usage(read_bank(rows(case[prefix + "q_in"][0]), bank.view("key"), bank.view("value")).hits)
+            held = Memory(bank.view("key"), bank.view("value"))
+            bank.add_usage(read_bank(rows(case[prefix + "q_in"][0]), held).hits)
             new = {"key": rows(case[prefix + f"new_key_c{c}"]), "value": rows(case[prefix + f"new_val_c{c}"])}
             bank.write(Tokens(new), step=step)
             np.testing.assert_allclose(bank.view("key").T, case[prefix + f"key_c{c}"], atol=ATOL, rtol=0)

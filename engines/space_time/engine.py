@@ -1,0 +1,323 @@
+"""The engine behind STM and AFB-URR: tracks with a bank per channel, several tracks per call.
+
+Knows frames, label maps and banks; the network it is given knows none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engines.banks import BankConfig, Tokens, bank_config
+from engines.banks.budget import budget_tokens, require_budget
+from engines.banks.readout import Memory, read_bank
+from engines.banks.shares import SharedBanks
+from engines.banks.similarity import Targets, nearest
+from engines.errors import FrameSizeChanged, NoReferenceFrame, StateMismatch
+from engines.protocols import EngineSpec
+from engines.space_time.encoders import STRIDE
+from engines.space_time.network import MemoryNetwork, Query
+from engines.space_time.padding import Geometry
+from engines.space_time.track import BACKGROUND, SpaceTimeTrack
+from engines.types import IGNORE_LABEL, MAX_OBJECT_ID, Frame, LabelMap, MemoryPolicy, Prediction, Size, TrackState
+from engines.visibility import Visibility, predict
+
+SCHEMA = 1
+_MEMORY_ITEMS = {"cpu": 4, "cuda": 32}
+_ACTIVATION_BYTES_PER_PX = 2600
+"""Peak of one decoder or memory-encoder chunk item, measured with ResNet-50 in float32 (benchmarks/RESULTS.md)."""
+
+
+@dataclass(frozen=True)
+class SpaceTimeSettings:
+    """What distinguishes the engines beside their networks.
+
+    reads_previous: the previous frame is read beside the bank (STM). default_budget_frames: memory of a track whose
+    policy names no budget, in frames of one channel. update_rate, merge_threshold, grace_steps: of the adaptive bank.
+    """
+
+    reads_previous: bool
+    default_budget_frames: int = 60
+    update_rate: float = 0.1
+    merge_threshold: float = 0.95
+    grace_steps: int = 10
+
+
+class SpaceTimeEngine:
+    """Weights on one device; holds nothing of any video. See engines.protocols.Engine for what its methods promise."""
+
+    def __init__(self, spec: EngineSpec, network: MemoryNetwork, settings: SpaceTimeSettings) -> None:
+        self._spec = spec
+        self._network = network.to(device=spec.device, dtype=spec.dtype).eval().requires_grad_(False)
+        self._settings = settings
+
+    @property
+    def spec(self) -> EngineSpec:
+        """Facts of this engine and its weights."""
+        return self._spec
+
+    # --- tracks ------------------------------------------------------------------------------------------------------
+
+    def open(self, size: Size, memory: MemoryPolicy) -> SpaceTimeTrack:
+        """An empty track. Raises BudgetTooSmall when not even one object's reference fits half of the budget."""
+        geometry = Geometry.of(size, self._spec.net_short_side)
+        config = self._bank_config(geometry, memory)
+        track = SpaceTimeTrack(
+            geometry=geometry,
+            banks=SharedBanks(config),
+            visibility=Visibility(geometry.cell_px),
+            memorize_every=memory.memorize_every or self._spec.memorize_every,
+            released=memory.exact,
+        )
+        self._require_budget(track, objects=1)
+        return track
+
+    def _bank_config(self, geometry: Geometry, memory: MemoryPolicy) -> BankConfig:
+        default = self._settings.default_budget_frames * geometry.cells
+        tokens = budget_tokens(memory, token_bytes=self._token_bytes, default_tokens=default)
+        config = bank_config(memory, budget_tokens=max(1, tokens))
+        threshold = memory.merge_threshold or self._settings.merge_threshold
+        rate, grace = self._settings.update_rate, self._settings.grace_steps
+        return replace(config, merge_threshold=threshold, update_rate=rate, grace_steps=grace)
+
+    def _require_budget(self, track: SpaceTimeTrack, *, objects: int) -> None:
+        tokens = track.banks.config.budget_tokens
+        if tokens is not None and not track.released:
+            banks = objects + int(self._network.has_background)
+            require_budget(tokens, track.geometry.cells, token_bytes=self._token_bytes, banks=banks)
+
+    @property
+    def _token_bytes(self) -> int:
+        return (self._network.key_width + self._network.value_width) * self._spec.dtype.itemsize
+
+    def _channels(self, track: SpaceTimeTrack) -> list[int]:
+        return [BACKGROUND, *track.objects] if self._network.has_background else list(track.objects)
+
+    def forget(self, track: SpaceTimeTrack, object_id: int) -> None:
+        """Stop following one object; its memory goes, the others get its room. Raises KeyError for an unknown id."""
+        track.banks.drop(object_id, step=track.steps)
+        track.objects.remove(object_id)
+        track.visibility.forget(object_id)
+        track.short_term.pop(object_id, None)
+        if track.composed is not None:
+            track.composed = np.where(track.composed == object_id, 0, track.composed).astype(np.uint8)
+
+    def snapshot(self, track: SpaceTimeTrack) -> TrackState:
+        """The whole state of a track, copied to the host."""
+        state = track.snapshot()
+        own: dict[str, int | str] = {"schema": SCHEMA, "engine": self._spec.info.name}
+        own |= {"weights_sha256": self._spec.weights_sha256, "dtype": str(self._spec.dtype)}
+        return TrackState({**state.meta, **own}, state.tensors)
+
+    def restore(self, state: TrackState) -> SpaceTimeTrack:
+        """The track that snapshot() saw, byte for byte. Raises StateMismatch."""
+        spec = self._spec
+        want = {"schema": SCHEMA, "engine": spec.info.name, "weights_sha256": spec.weights_sha256}
+        for name, value in (want | {"dtype": str(spec.dtype)}).items():
+            if state.meta.get(name) != value:
+                raise StateMismatch(f"the snapshot's {name} is {state.meta.get(name)!r}, this engine's is {value!r}")
+        return SpaceTimeTrack.restore(state, spec.device)
+
+    def track_bytes(self, size: Size, objects: int, memory: MemoryPolicy) -> int:
+        """Upper bound of device bytes of one track; an every_k bank is counted at the default budget."""
+        geometry = Geometry.of(size, self._spec.net_short_side)
+        tokens = self._bank_config(geometry, memory).budget_tokens
+        held = tokens or self._settings.default_budget_frames * geometry.cells
+        channels = objects + int(self._network.has_background)
+        fresh = 2 * channels * geometry.cells
+        items = min(channels, _MEMORY_ITEMS.get(self._spec.device.type, 4))
+        pixels = geometry.padded.height * geometry.padded.width
+        return (held + fresh) * (self._token_bytes + 30) + items * pixels * _ACTIVATION_BYTES_PER_PX
+
+    # --- references --------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def memorize(
+        self, track: SpaceTimeTrack, frame: Frame, label_map: LabelMap, *, object_ids: Collection[int]
+    ) -> None:
+        """Take a reference; what it does not annotate stays as the track last saw it.
+
+        Raises FrameSizeChanged, BudgetTooSmall, and ValueError for ids outside 1..254.
+        """
+        ids = sorted(object_ids)
+        if not ids or ids[0] < 1 or ids[-1] > MAX_OBJECT_ID:
+            raise ValueError(f"a reference annotates ids from 1 to {MAX_OBJECT_ID}, not {ids}")
+        _require_size(track, frame, label_map)
+        geometry, device = track.geometry, self._spec.device
+        new = [i for i in ids if i not in track.objects]
+        if not track.objects:
+            self._require_budget(track, objects=len(ids))
+        before, was = track.composed, list(track.objects)
+        composed = track.composed = _compose(before, label_map, ids)
+        track.objects = sorted({*was, *ids})
+        picture = self._frames([track], [frame])
+        if new and was and before is not None:
+            newcomers = np.where(np.isin(composed, new), composed, 0).astype(np.uint8)
+            self._make_way(
+                track, picture, geometry.one_hot(before, was, device), geometry.one_hot(newcomers, new, device)
+            )
+        channels = self._annotated(track, ids, restart=bool(new and was))
+        track.banks.open(self._channels(track), step=track.steps)
+        one_hot = geometry.one_hot(composed, track.objects, device)
+        self._write(track, picture, one_hot, channels, reference=True)
+        for object_id in ids:
+            track.visibility.reset(object_id)
+
+    def _annotated(self, track: SpaceTimeTrack, ids: list[int], *, restart: bool) -> list[int]:
+        """Channels that a reference is written to. The released loop begins all banks anew for a newcomer."""
+        if track.released and restart:
+            track.banks.clear()
+            return self._channels(track)
+        return [c for c in self._channels(track) if c == BACKGROUND or c in ids]
+
+    def _make_way(self, track: SpaceTimeTrack, picture: Tensor, believed: Tensor, newcomers: Tensor) -> None:
+        """Drop background memory that looks like a newcomer, or it would be pulled to the background for ever.
+
+        believed: [K+1, h, w] what the track took the frame for; newcomers: [N+1, h, w] where the new objects are.
+        """
+        if BACKGROUND not in track.banks:
+            return
+        own, other = self._network.memory_masks(track.geometry.pad(believed))
+        key, _ = self._network.encode_memory(picture, *self._cast(own[:1], other[:1]))
+        where = track.geometry.pad(newcomers[1:].sum(0))
+        cells = torch.nn.functional.avg_pool2d(where[None], STRIDE).flatten() > 0.5
+        bank = track.banks[BACKGROUND]
+        score, position = nearest(bank.view("key"), Targets(key[0].flatten(1).T), metric="cosine")
+        bank.discard(cells[position] & (score > track.banks.config.merge_threshold))
+
+    # --- steps -------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def propagate(
+        self, tracks: Sequence[SpaceTimeTrack], frames: Sequence[Frame], *, probability: bool = False
+    ) -> list[Prediction]:
+        """Move each track one frame on: read, segment, judge, and memorise what is certain.
+
+        Raises NoReferenceFrame, FrameSizeChanged.
+        """
+        if len(tracks) != len(frames):
+            raise ValueError(f"{len(tracks)} tracks need as many frames, not {len(frames)}")
+        for track, frame in zip(tracks, frames, strict=True):
+            _require_size(track, frame)
+            if not track.objects:
+                raise NoReferenceFrame("memorize a reference with at least one object before propagating")
+        if self._spec.deterministic:
+            return [self._step([t], [f], probability)[0] for t, f in zip(tracks, frames, strict=True)]
+        return self._step(tracks, frames, probability) if tracks else []
+
+    def _step(
+        self, tracks: Sequence[SpaceTimeTrack], frames: Sequence[Frame], keep_probability: bool
+    ) -> list[Prediction]:
+        pictures = self._frames(tracks, frames)
+        query = self._network.encode_query(pictures)
+        reads = torch.cat([self._read(track, query, i) for i, track in enumerate(tracks)])
+        logits = self._network.segment(query, reads, [len(self._channels(t)) for t in tracks])
+        predictions = []
+        for index, (track, scores) in enumerate(zip(tracks, logits, strict=True)):
+            inner = self._network.probability(track.geometry.crop(scores))
+            shown = track.geometry.show(inner)
+            prediction = predict(shown, track.objects, track.visibility, keep_probability=keep_probability)
+            track.steps += 1
+            track.composed = prediction.label_map
+            self._feed(track, pictures[index : index + 1], inner)
+            predictions.append(prediction)
+        return predictions
+
+    def _read(self, track: SpaceTimeTrack, query: Query, index: int) -> Tensor:
+        """[C, value width, h, w] read-outs of one track; counts the usage of its banks."""
+        tokens = query.tokens(index)
+        reads = []
+        for channel in self._channels(track):
+            bank = track.banks[channel]
+            parts = [Memory(bank.view("key"), bank.view("value"))] if len(bank) else []
+            beside = track.short_term.get(channel)
+            readout = read_bank(tokens, *parts, *([beside] if beside else []))
+            if parts:
+                bank.add_usage(readout.hits if track.released else readout.mass)
+            reads.append(readout.values.T)
+        height, width = query.key.shape[2:]
+        return torch.stack(reads).unflatten(2, (height, width))
+
+    def _feed(self, track: SpaceTimeTrack, picture: Tensor, probability: Tensor) -> None:
+        """Memorise the frame just segmented, for the channels that are certain."""
+        due = track.steps % track.memorize_every == 0
+        if not due and not self._settings.reads_previous:
+            return
+        certain = [c for c in self._channels(track) if self._is_certain(track, c)]
+        track.short_term = {}
+        if certain:
+            self._write(track, picture, probability, certain, reference=False, due=due)
+
+    def _is_certain(self, track: SpaceTimeTrack, channel: int) -> bool:
+        return channel == BACKGROUND or track.released or track.visibility.is_certain(channel)
+
+    def _write(
+        self,
+        track: SpaceTimeTrack,
+        picture: Tensor,
+        probability: Tensor,
+        channels: list[int],
+        *,
+        reference: bool,
+        due: bool = True,
+    ) -> None:
+        """Encode one frame for some channels, into their banks when due, else beside them until the next frame.
+
+        probability: [K+1, h, w] at inner size.
+        """
+        own, other = self._network.memory_masks(track.geometry.pad(probability))
+        rows = [self._channels(track).index(c) for c in channels]
+        keys, values = self._encode(picture, *self._cast(own[rows], other[rows]))
+        whole = reference or track.banks.config.kind != "adaptive"
+        salients = _salient(own[rows], channels)
+        for channel, key, value, salient in zip(channels, keys, values, salients, strict=True):
+            memory = Memory(key.flatten(1).T.contiguous(), value.flatten(1).T.contiguous())
+            track.short_term.pop(channel, None)
+            if due:
+                tokens = Tokens({"key": memory.keys, "value": memory.values}, salient=salient)
+                track.banks[channel].write(tokens, step=track.steps, reference=reference)
+            if self._settings.reads_previous and not (due and whole):
+                track.short_term[channel] = memory
+
+    def _encode(self, picture: Tensor, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+        size = _MEMORY_ITEMS.get(self._spec.device.type, 4)
+        parts = [
+            self._network.encode_memory(picture.expand(len(o), -1, -1, -1), o, x)
+            for o, x in zip(own.split(size), other.split(size), strict=True)
+        ]
+        return torch.cat([key for key, _ in parts]), torch.cat([value for _, value in parts])
+
+    def _frames(self, tracks: Sequence[SpaceTimeTrack], frames: Sequence[Frame]) -> Tensor:
+        device = self._spec.device
+        return torch.cat([t.geometry.frame(f, device) for t, f in zip(tracks, frames, strict=True)]).to(
+            self._spec.dtype
+        )
+
+    def _cast(self, *masks: Tensor) -> tuple[Tensor, ...]:
+        return tuple(mask.to(self._spec.dtype) for mask in masks)
+
+
+def _compose(before: LabelMap | None, label_map: LabelMap, ids: list[int]) -> LabelMap:
+    """The client's pixels over what the track saw last. Where the client erased an object, background is left."""
+    given = np.isin(label_map, [*ids, IGNORE_LABEL])
+    if before is None:
+        return np.where(given, label_map, 0).astype(np.uint8)
+    kept = np.where(np.isin(before, ids), 0, before)
+    return np.where(given, label_map, kept).astype(np.uint8)
+
+
+def _require_size(track: SpaceTimeTrack, *arrays: Frame | LabelMap) -> None:
+    for array in arrays:
+        if Size.of(array) != track.size:
+            raise FrameSizeChanged(f"this track has frames of {track.size}, not {Size.of(array)}: open another track")
+
+
+def _salient(own: Tensor, channels: list[int]) -> Tensor:
+    """[C, h * w] bool: cells that an object touches, from each channel's own mask [C, 1, H, W]."""
+    share = torch.nn.functional.avg_pool2d(own.float(), STRIDE).flatten(1)
+    background = torch.tensor([c == BACKGROUND for c in channels], device=own.device)[:, None]
+    return torch.where(background, share < 0.99, share > 0.01)
