@@ -36,7 +36,35 @@ class EngineInfo:
     vocabulary: tuple[str, ...] = field(default=())
 
 
+def _aot(name: str, trunk: str, layers: int, *, starter: str | None = None) -> EngineInfo:
+    gated = "deaot" in name
+    return EngineInfo(
+        name=name,
+        family="aot",
+        summary=f"{'DeAOT' if gated else 'AOT'} on {trunk}, {layers} layer{'s' if layers > 1 else ''}",
+        token_bytes=layers * (128 + 1024 if gated else 256 + 256) * 4,
+        starter=starter,
+        weights_licence="BSD-3-Clause",
+    )
+
+
+_AOT_TRUNKS = (
+    ("", "-t", "MobileNetV2", 1),
+    ("", "-s", "MobileNetV2", 2),
+    ("", "-b", "MobileNetV2", 3),
+    ("", "-l", "MobileNetV2, long-term memory every 5 frames", 3),
+    ("r50-", "-l", "ResNet-50, long-term memory every 5 frames", 3),
+    ("swinb-", "-l", "Swin-B, long-term memory every 5 frames", 3),
+)
+
+_STARTERS = {"deaot-t": "deaot-t"}
+
 _ENGINES: tuple[EngineInfo, ...] = (
+    *(
+        _aot(f"{prefix}{family}{size}", trunk, layers, starter=_STARTERS.get(f"{prefix}{family}{size}"))
+        for family in ("deaot", "aot")
+        for prefix, size, trunk, layers in _AOT_TRUNKS
+    ),
     EngineInfo(
         name="fake",
         family="fake",

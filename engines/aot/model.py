@@ -45,10 +45,13 @@ class EncodedFrame(NamedTuple):
     adapted: tuple[Tensor, Tensor, Tensor]
     grid: Grid
 
-    def rows(self, index: Tensor) -> EncodedFrame:
-        """The frames `index` [R] int64 of the batch, in that order and as often as it says."""
-        a4, a8, a16 = (x.index_select(0, index) for x in self.adapted)
-        return EncodedFrame(self.tokens.index_select(0, index), (a4, a8, a16), self.grid)
+    def rows(self, index: Sequence[int]) -> EncodedFrame:
+        """The frames `index` of the batch, in that order and as often as it says."""
+        if list(index) == list(range(self.tokens.shape[0])):
+            return self
+        chosen = torch.tensor(index, dtype=torch.int64, device=self.tokens.device)
+        a4, a8, a16 = (x.index_select(0, chosen) for x in self.adapted)
+        return EncodedFrame(self.tokens.index_select(0, chosen), (a4, a8, a16), self.grid)
 
 
 class Step(NamedTuple):
@@ -162,8 +165,13 @@ class AotNet(nn.Module):
         return EncodedFrame(deepest.flatten(2).transpose(1, 2), self.decoder.adapt(maps), grid)
 
     def embed_ids(self, one_hot: Tensor) -> Tensor:
-        """[B, 11, H, W] one-hot (or soft) label channels, background first, to [B, N, 256]."""
-        tokens = self.patch_wise_id_bank(one_hot).flatten(2).transpose(1, 2)
+        """[B, c <= 11, H, W] one-hot (or soft) label channels, background first, to [B, N, 256].
+
+        Channels that are left out count as empty, at no cost.
+        """
+        bank = self.patch_wise_id_bank
+        tokens = F.conv2d(one_hot, bank.weight[:, : one_hot.shape[1]], bank.bias, bank.stride, bank.padding)
+        tokens = tokens.flatten(2).transpose(1, 2)
         return self.identity_dropout(tokens if self.id_norm is None else self.id_norm(tokens))
 
     def reference_step(self, encoded: EncodedFrame, identity: Tensor) -> Step:
