@@ -19,7 +19,7 @@ class EngineInfo:
 
     stride: pixels per memory token along one side. min_budget_frames: smallest memory budget, in frames of tokens.
     token_bytes: bytes of one long-term token in float32, all layers. starter: the name of the starter weights that are
-    shipped for it, or None.
+    shipped for it, or None. follows: whether it propagates masks; the others only find objects in one frame.
     """
 
     name: str
@@ -34,6 +34,7 @@ class EngineInfo:
     starter: str | None = None
     weights_licence: str = ""
     vocabulary: tuple[str, ...] = field(default=())
+    follows: bool = True
 
 
 def _aot(name: str, trunk: str, layers: int, *, starter: str | None = None) -> EngineInfo:
@@ -125,6 +126,15 @@ _ENGINES: tuple[EngineInfo, ...] = (
         token_bytes=(64 + 192) * 4,
         min_budget_frames=4,
         tokens_per_object=True,
+    ),
+    EngineInfo(
+        name="spatial-embeddings",
+        family="spatial_embeddings",
+        summary="ERFNet with seeds and margins: proposes a frame's objects when no reference is given.",
+        reference_kinds=("none",),
+        stride=8,
+        weights_licence="CC BY-NC 4.0",
+        follows=False,
     ),
 )
 

@@ -7,6 +7,7 @@ EngineError
 ├── FrameSizeChanged       a frame or map of another size than the track's
 ├── BudgetTooSmall         the memory budget cannot hold what must stay; names the smallest that can
 ├── UnsupportedReference   a kind of reference this engine does not take
+├── UnusableReference      a box, a point or a text that names nothing in the frame
 ├── StateMismatch          a snapshot of another engine, weights, or schema
 └── TrainingDataError      nothing usable is left of the training data
 """
@@ -40,6 +41,10 @@ class BudgetTooSmall(EngineError):
 
 class UnsupportedReference(EngineError):
     """The engine does not take this kind of reference."""
+
+
+class UnusableReference(EngineError):
+    """A box, a point, a text or a frame from which no object can be made; the message is for the client."""
 
 
 class StateMismatch(EngineError):

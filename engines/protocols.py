@@ -144,4 +144,24 @@ class ReferenceSegmenter(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """What may be an object. mask: [H, W] bool at the frame's size. score: 0..1, higher is surer."""
+
+    mask: NDArray[np.bool_]
+    score: float
+
+
+@runtime_checkable
+class Proposer(Protocol):
+    """Finds objects that nobody pointed at."""
+
+    def propose(self, frames: Sequence[Frame]) -> list[Proposal]:
+        """Proposals for the first of `frames`, best first; they may overlap.
+
+        The frames after it, if there are any, are its successors in time and only tell what moves.
+        """
+        ...
+
+
 Meta = Mapping[str, int | str]

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from engines.catalog import CATALOG
-from engines.errors import UnknownEngine
-from engines.protocols import Engine
+from engines.errors import UnknownEngine, UnsupportedReference
+from engines.protocols import Engine, Proposer
 
 Weights = str | Path | Mapping[str, Tensor]
 
@@ -41,8 +41,10 @@ _BUILDERS: dict[str, str] = {
     "afb_urr": "engines.afb_urr.engine:build",
     "feelvos": "engines.feelvos.engine:build",
     "uniref": "engines.uniref.engine:build",
-    "spatial_embeddings": "engines.spatial_embeddings.engine:build",
 }
+
+
+_PROPOSERS: dict[str, str] = {"spatial_embeddings": "engines.spatial_embeddings.engine:build_proposer"}
 
 
 def _resolve_device(device: str | torch.device) -> torch.device:
@@ -64,11 +66,13 @@ def create(
 
     weights: "starter" (shipped with this project), the path of a checkpoint as it is published, or a state dict.
     dtype: None means float32 on CPU and bfloat16 on CUDA. deterministic: None means on CPU only.
-    Raises UnknownEngine, WeightsError.
+    Raises UnknownEngine, UnsupportedReference, WeightsError.
     """
     info = CATALOG.get(name)
     if info is None:
         raise UnknownEngine(f"no engine is called {name!r}; there are: {', '.join(CATALOG)}")
+    if not info.follows:
+        raise UnsupportedReference(f"{name} finds objects but does not follow them; open it with create_proposer()")
     target = _resolve_device(device)
     on_cpu = target.type == "cpu"
     module, _, function = _BUILDERS[info.family].partition(":")
@@ -78,3 +82,19 @@ def create(
         "deterministic": on_cpu if deterministic is None else deterministic,
     }
     return builder(name, weights=weights, device=target, compile=compile, **options)
+
+
+def create_proposer(
+    name: str = "spatial-embeddings", *, weights: Weights = "starter", device: str | torch.device = "auto"
+) -> Proposer:
+    """Load a network that finds objects in a frame by itself; weights and device as for create().
+
+    Raises UnknownEngine, WeightsError.
+    """
+    info = CATALOG.get(name)
+    if info is None or info.family not in _PROPOSERS:
+        have = [each.name for each in CATALOG.values() if each.family in _PROPOSERS]
+        raise UnknownEngine(f"no proposer is called {name!r}; there are: {', '.join(have)}")
+    module, _, function = _PROPOSERS[info.family].partition(":")
+    proposer: Proposer = getattr(import_module(module), function)(name, weights=weights, device=_resolve_device(device))
+    return proposer

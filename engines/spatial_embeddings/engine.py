@@ -1,0 +1,93 @@
+"""SpatialEmbeddings as a proposer: one frame in, ranked masks out. Holds weights, nothing of any video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from engines.checkpoint import load_checkpoint
+from engines.proposals.camera_motion import residual_motion
+from engines.proposals.ranking import rank
+from engines.protocols import Proposal
+from engines.registry import Weights
+from engines.spatial_embeddings.clustering import Instance, cluster, embed_pixels
+from engines.spatial_embeddings.config import ClusterConfig
+from engines.spatial_embeddings.model import BranchedERFNet
+from engines.spatial_embeddings.weights import load_network
+from engines.types import Frame, Size
+
+_PUBLISHED_SHORT_SIDE = 1024
+_PUBLISHED_PIXELS = 1024 * 2048
+
+
+@dataclass(frozen=True)
+class ProposeConfig:
+    """net_short_side: pixels that frames are scaled down to. long_side: at most this many pixels, whatever the shape.
+
+    cluster.min_pixels counts pixels of the network's size and is scaled with it from the published 1024 x 2048.
+    """
+
+    net_short_side: int
+    long_side: int = 2048
+    cluster: ClusterConfig = ClusterConfig(score_threshold=0.5)
+    least_pixels: int = 24
+
+
+class SpatialEmbeddingsProposer:
+    """Implements `Proposer`."""
+
+    def __init__(self, network: BranchedERFNet, config: ProposeConfig, weights_sha256: str = "") -> None:
+        self.network = network
+        self.config = config
+        self.weights_sha256 = weights_sha256
+
+    def propose(self, frames: Sequence[Frame]) -> list[Proposal]:
+        """Instances of the first frame by seed and area; by motion too where later frames show any."""
+        found = self.instances(frames[0])
+        size = Size.of(frames[0])
+        proposals = [Proposal(_to_frame(each.mask, size), each.score) for each in found]
+        return rank(proposals, residual_motion(frames))
+
+    @torch.inference_mode()
+    def instances(self, frame: Frame) -> list[Instance]:
+        """What the network finds, at its own size, in order of discovery."""
+        parameter = next(self.network.parameters())
+        image, inner = network_input(frame, self.config)
+        maps: Tensor = self.network(image.to(parameter.device, parameter.dtype))
+        maps = maps[0, :, : inner.height, : inner.width].float()
+        share = inner.height * inner.width / _PUBLISHED_PIXELS
+        least = max(self.config.least_pixels, round(self.config.cluster.min_pixels * share))
+        embedding = embed_pixels(maps, self.network.config.num_sigmas, step=self.network.config.grid_step)
+        return cluster(embedding, replace(self.config.cluster, min_pixels=least))
+
+
+def network_input(frame: Frame, config: ProposeConfig) -> tuple[Tensor, Size]:
+    """[1, 3, h, w] RGB in 0..1, padded to multiples of 8 at the right and bottom; and its size without the padding."""
+    height, width = frame.shape[:2]
+    scale = min(1.0, config.net_short_side / min(height, width), config.long_side / max(height, width))
+    inner = Size(max(8, round(height * scale)), max(8, round(width * scale)))
+    image = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float() / 255.0
+    if (inner.height, inner.width) != (height, width):
+        target = (inner.height, inner.width)
+        image = F.interpolate(image, target, mode="bilinear", align_corners=False, antialias=scale < 1.0)
+    padding = (0, -inner.width % 8, 0, -inner.height % 8)
+    return F.pad(image, padding, mode="replicate"), inner
+
+
+def _to_frame(mask: Tensor, size: Size) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    """A mask of the network's size at the frame's size, with smooth edges."""
+    soft = F.interpolate(mask[None, None].float(), (size.height, size.width), mode="bilinear", align_corners=False)
+    return (soft[0, 0] >= 0.5).cpu().numpy()
+
+
+def build_proposer(name: str, *, weights: Weights, device: torch.device) -> SpatialEmbeddingsProposer:
+    """Load the network. A starter's file says at which size it was trained. Raises WeightsError."""
+    checkpoint = load_checkpoint(weights, name)
+    network = load_network(checkpoint).to(device)
+    side = checkpoint.integer("net_short_side", _PUBLISHED_SHORT_SIDE)
+    return SpatialEmbeddingsProposer(network, ProposeConfig(net_short_side=side), checkpoint.sha256)
