@@ -21,6 +21,7 @@ from engines.errors import WeightsError
 STARTER_DIR = Path(__file__).parent / "starter"
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 _NAMED_AT_MOST = 5
+_UNTRAINED = "random"
 _log = logging.getLogger(__name__)
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -50,12 +51,14 @@ class Checkpoint:
 def load_checkpoint(weights: str | Path | Mapping[str, Tensor], name: str) -> Checkpoint:
     """Read weights for the engine `name`.
 
-    weights: "starter", the path of a .safetensors or .pth file as it is published, or a state dict.
-    Raises WeightsError for a missing, truncated or unsafe file.
+    weights: "starter", the path of a .safetensors or .pth file as it is published, a state dict, or "random": the
+    network as it was built, untrained, for timings. Raises WeightsError for a missing, truncated or unsafe file.
     """
     if isinstance(weights, Mapping):
         tensors = _unwrap(dict(weights), "the given state dict")
         return Checkpoint(tensors, _hash_tensors(tensors), "the given state dict")
+    if weights == _UNTRAINED:
+        return Checkpoint({}, _UNTRAINED, "random weights")
     path = starter_path(name) if weights == "starter" else Path(weights)
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}; see `maskstream weights list` for where to get one")
@@ -96,6 +99,8 @@ def fit(
     may lack or carry in vain; counters of tracked batches always may.
     Raises WeightsError with the first wrong names.
     """
+    if checkpoint.sha256 == _UNTRAINED:
+        return
     tensors = {key: value for key, value in checkpoint.tensors.items() if not key.endswith("num_batches_tracked")}
     expected = {key: shape for key, shape in shapes_of(net).items() if not key.endswith("num_batches_tracked")}
     wrong = _differences(expected, tensors, optional)
