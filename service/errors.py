@@ -3,6 +3,7 @@
 MaskstreamError                 500   a defect of ours when it reaches a client
 ├── InvalidInput                422   what was sent cannot be used; the message says what to do
 │   ├── MalformedRequest        400   the request itself cannot be parsed
+│   ├── RequestTimedOut         408   the client stopped sending in the middle of a body
 │   ├── UploadTooLarge          413   a byte limit was passed while streaming
 │   ├── UnsupportedMedia        415   a container, codec or content type that is not taken
 │   ├── UnreadableVideo         422   empty, truncated, no video stream, too large, too long
@@ -60,6 +61,14 @@ class MalformedRequest(InvalidInput):
     slug = "malformed-request"
     title = "The request is malformed"
     close_code = 4400
+
+
+class RequestTimedOut(InvalidInput):
+    """The client stopped sending in the middle of a body."""
+
+    status = 408
+    slug = "timeout"
+    title = "The request took too long"
 
 
 class UploadTooLarge(InvalidInput):

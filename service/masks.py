@@ -67,10 +67,11 @@ def palette() -> list[int]:
 _PALETTE_BYTES = bytes(palette())
 
 
-def encode_png(label_map: LabelMap) -> bytes:
-    """An indexed PNG whose pixel values are the object ids."""
+def encode_png(label_map: LabelMap, *, indexed: bool = True) -> bytes:
+    """A PNG whose pixel values are the object ids: with a palette for clients, or grey (mode L) for our own files."""
     image = Image.fromarray(np.ascontiguousarray(label_map, dtype=np.uint8))
-    image.putpalette(_PALETTE_BYTES)
+    if indexed:
+        image.putpalette(_PALETTE_BYTES)
     out = io.BytesIO()
     image.save(out, format="PNG", compress_level=3)
     return out.getvalue()

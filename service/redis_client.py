@@ -30,6 +30,7 @@ _SCRIPTS = (
     "delete",
     "add_request",
     "sweep",
+    "rate",
 )
 
 

@@ -54,6 +54,15 @@ class Keys:
         """Stream: sessions that killed their worker too often."""
         return f"{self.prefix}dead_letters"
 
+    @property
+    def api_keys(self) -> str:
+        """Hash: key id -> JSON of an access key's SHA-256, name and dates."""
+        return f"{self.prefix}api_keys"
+
+    def rate(self, who: str) -> str:
+        """Hash {tokens, at}: the token bucket of one key or address."""
+        return f"{self.prefix}rate:{who}"
+
     def session(self, session_id: str) -> str:
         """Hash: the SessionRecord, one field each."""
         return f"{self.prefix}session:{session_id}"

@@ -107,6 +107,8 @@ class SessionSpec(Record):
 
     engine: str
     video: VideoInfo
+    name: str | None = None
+    """File name of the upload, for people."""
     memory: MemoryOptions = MemoryOptions()
     max_side: int | None = None
     start_frame: int = 0

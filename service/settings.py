@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     # Access
     allowed_hosts: Names = Field(default=(), description="Accepted Host headers; empty: any with keys")
     cors_origins: Names = Field(default=(), description="Origins that browsers may call from; empty: none")
+    require_key: bool = Field(default=False, description="Ask for a key even on loopback without any key made")
     metrics_public: bool = Field(default=False, description="Serve /metrics without a key")
     docs: bool = Field(default=True, description="Serve /docs and /openapi.json")
     rate_limit_per_minute: PositiveInt = Field(default=600, description="Requests per key or address, steady")
@@ -49,6 +50,7 @@ class Settings(BaseSettings):
     max_upload_bytes: PositiveInt = Field(default=2 * GIB, description="Whole request body of an upload")
     max_body_bytes: PositiveInt = Field(default=4 * MIB, description="Body of any other request")
     max_mask_bytes: PositiveInt = Field(default=16 * MIB, description="One mask or exemplar part")
+    max_reference_bytes: PositiveInt = Field(default=64 * MIB, description="All mask and exemplar parts of one form")
     max_field_bytes: PositiveInt = Field(default=1 * MIB, description="One text field of a form")
     max_parts: PositiveInt = Field(default=600, description="Parts of one form")
     upload_idle_timeout_s: PositiveFloat = Field(default=30.0, description="Longest pause inside a body")

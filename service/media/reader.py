@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import UnreadableVideo
+
+if TYPE_CHECKING:  # the children that import this module need no pydantic
+    from service.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,11 @@ class MediaLimits:
     min_side: int
     max_frames: int
     max_duration_s: float
+
+
+def media_limits(settings: Settings) -> MediaLimits:
+    """The bounds that the settings name."""
+    return MediaLimits(settings.max_pixels, settings.min_side, settings.max_frames, settings.max_duration_s)
 
 
 @dataclass(frozen=True)

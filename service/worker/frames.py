@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import DecodeFailed
-from service.media.reader import MediaLimits, VideoFrame
+from service.media.reader import MediaLimits, VideoFrame, media_limits
 from service.settings import MIB, Settings
 from service.worker.decode import END, ERROR, FRAME, HEADER, OPEN
 
@@ -48,11 +48,6 @@ class DecodeLimits:
             seek_timeout_s=settings.decode_seek_timeout_s,
             readahead=settings.decode_readahead,
         )
-
-
-def media_limits(settings: Settings) -> MediaLimits:
-    """The bounds on a video that the settings name."""
-    return MediaLimits(settings.max_pixels, settings.min_side, settings.max_frames, settings.max_duration_s)
 
 
 class _ChildLost(Exception):

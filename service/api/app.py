@@ -1,0 +1,127 @@
+"""The API as an ASGI app: `create_app(settings)` wires it, its lifespan connects it.
+
+Middleware, outermost first: request id and headers, access, rate limit, body limits, CORS. Pure ASGI, so that streams
+stay streams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from service import __version__
+from service.api import health, results, sessions, stream
+from service.api.janitor import Janitor
+from service.api.mask_pngs import MaskPngs
+from service.api.middleware.access import AccessMiddleware
+from service.api.middleware.body_limit import BodyLimitMiddleware
+from service.api.middleware.rate_limit import RateLimitMiddleware
+from service.api.middleware.request_id import RequestIdMiddleware
+from service.api.prober import Prober
+from service.api.problems import answer_problem
+from service.api.services import Services
+from service.api.tailer import Tailer
+from service.errors import MaskstreamError, Unavailable
+from service.keys import AccessKeys
+from service.mask_stream import MaskStream
+from service.redis_client import Scripts, connect
+from service.redis_keys import Keys
+from service.sessions import SessionStore
+from service.settings import Settings
+from service.storage import LocalStorage
+
+_WEB = Path(__file__).parent / "web"
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The whole API. `settings.redis_url` must be set: `serve` sets it to its own server's."""
+    app = FastAPI(
+        title="maskstream",
+        version=__version__,
+        description="Segment objects through video: upload it with a reference for each object, read the masks.",
+        lifespan=_lifespan(settings),
+        docs_url="/docs" if settings.docs else None,
+        openapi_url="/openapi.json" if settings.docs else None,
+        redoc_url=None,
+    )
+    for module in (sessions, results, stream, health):
+        app.include_router(module.router)
+    for kind in (MaskstreamError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, answer_problem)
+    if _WEB.joinpath("index.html").exists():
+        app.mount("/", StaticFiles(directory=_WEB, html=True), name="page")
+    _add_middleware(app, settings)
+    return app
+
+
+def _add_middleware(app: FastAPI, settings: Settings) -> None:
+    """add_middleware() puts the newest outermost."""
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
+            expose_headers=["Location", "Retry-After", "X-Request-ID"],
+        )
+    layers: list[tuple[Callable[..., ASGIApp], dict[str, Any]]] = [
+        (BodyLimitMiddleware, {"settings": settings}),
+        (RateLimitMiddleware, {"settings": settings}),
+        (AccessMiddleware, {"settings": settings}),
+        (RequestIdMiddleware, {}),
+    ]
+    for layer, options in layers:
+        app.add_middleware(layer, **options)
+
+
+def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        services = await _connect(settings)
+        app.state.services = services
+        app.state.sockets = set()
+        app.state.pngs = MaskPngs()
+        janitor = asyncio.create_task(Janitor(services.store, services.storage, settings).run(), name="janitor")
+        try:
+            async with services.tailer.running():
+                yield
+        finally:
+            janitor.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await janitor
+            await services.redis.aclose()
+
+    return lifespan
+
+
+async def _connect(settings: Settings) -> Services:
+    if settings.redis_url is None:
+        raise Unavailable("set MASKSTREAM_REDIS_URL, or use `maskstream serve`, which starts its own Redis")
+    redis, keys = connect(settings.redis_url), Keys(settings.redis_prefix)
+    storage = LocalStorage(settings.data_dir)
+    store = SessionStore(redis, keys)
+    masks = MaskStream(redis, keys, storage)
+    return Services(
+        settings=settings,
+        redis=redis,
+        keys=keys,
+        scripts=Scripts(redis, keys),
+        access=AccessKeys(redis, keys),
+        store=store,
+        storage=storage,
+        masks=masks,
+        prober=Prober(settings),
+        tailer=Tailer(masks, store, settings.socket_buffer_bytes),
+        uploads=asyncio.Semaphore(settings.max_concurrent_uploads),
+    )

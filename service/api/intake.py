@@ -1,0 +1,276 @@
+"""From a form to a session: probe the video, read the references, check them against the engine, write it all down.
+
+Whatever goes wrong, nothing is left in storage. The order: files first, then one script that makes record and job.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from engines.catalog import CATALOG, DEFAULT_ENGINE, EngineInfo
+from pydantic import ValidationError
+
+from service.api.metrics import SESSIONS_CREATED, UPLOAD_BYTES
+from service.api.references import Intake, ReadReferences, References, parse, parse_json
+from service.api.services import Services
+from service.api.upload import Form, FormReader
+from service.errors import Conflict, InvalidInput, StorageFull, TooManyRequests, UnknownEngine, UnreadableVideo
+from service.media.reader import VideoInfo as ProbedVideo
+from service.plan import first_plan
+from service.redis_keys import new_session_id
+from service.schemas import MemoryOptions, SessionRecord, SessionSpec, VideoInfo
+from service.sessions import Idempotency, Limits
+from service.settings import Settings
+from service.storage import INPUT, SESSION_FILE, Storage
+
+VIDEO_FILE = f"{INPUT}/video"
+_NATIVE = {"mask": "mask", "text": "text", "exemplar": "exemplar", "box": "mask", "point": "mask"}
+"""What an engine must take for each kind of reference: boxes and points become masks before it sees them."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The plain fields of the form."""
+
+    engine: EngineInfo
+    memory: MemoryOptions
+    max_side: int | None
+    start_frame: int
+    end_frame: int | None
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A session that exists. known: an earlier request with the same Idempotency-Key had made it."""
+
+    record: SessionRecord
+    notes: tuple[str, ...]
+    known: bool = False
+
+
+async def accept_upload(
+    services: Services, owner: str, content_type: str, chunks: AsyncIterator[bytes], idempotency_key: str | None
+) -> Accepted:
+    """Take one upload. Raises what service.errors says of bad input, limits and full disks."""
+    await _check_room(services, owner)
+    async with _new_folder(services.storage) as (session_id, keep):
+        writer = await anyio.to_thread.run_sync(services.storage.writer, session_id, VIDEO_FILE)
+        try:
+            form = await FormReader(content_type, services.settings, writer).read(chunks)
+            options = read_options(form, services.settings)
+            intake = parse(form, mask_frame=options.start_frame, max_references=services.settings.max_references)
+            check_kinds(options.engine, intake)
+            if form.video_bytes is None:
+                raise UnreadableVideo("no video was sent: add a `video` part (curl -F video=@clip.mp4)")
+            await anyio.to_thread.run_sync(writer.commit)
+        finally:
+            await anyio.to_thread.run_sync(writer.abort)
+        draft = await _draft(services, session_id, owner, form, options, intake)
+        result = await _write_down(services, *draft, form, idempotency_key)
+        if not result.known:
+            keep()
+    return result
+
+
+@asynccontextmanager
+async def _new_folder(storage: Storage) -> AsyncIterator[tuple[str, Callable[[], None]]]:
+    """A session's folder that disappears again, by whatever way the block is left, unless it is kept."""
+    session_id, kept = new_session_id(), False
+
+    def keep() -> None:
+        nonlocal kept
+        kept = True
+
+    await anyio.to_thread.run_sync(storage.create, session_id)
+    try:
+        yield session_id, keep
+    finally:
+        if not kept:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(storage.delete, session_id)
+
+
+async def _check_room(services: Services, owner: str) -> None:
+    """Refuse before gigabytes are sent; create() checks again when it counts."""
+    settings = services.settings
+    free = await anyio.to_thread.run_sync(services.storage.free_bytes)
+    if free < settings.min_free_bytes:
+        raise StorageFull("the server's disk is nearly full; delete sessions or try again later", retry_after_s=60)
+    active = int(await services.redis.scard(services.keys.owner_active(owner)))
+    if active >= settings.max_sessions_per_key:
+        raise _too_many(settings, active)
+
+
+def read_options(form: Form, settings: Settings) -> Options:
+    """The plain fields. Raises InvalidInput, UnknownEngine."""
+    name = form.one("engine") or settings.default_engine or _default_engine()
+    engine = CATALOG.get(name)
+    if engine is None:
+        raise UnknownEngine(f"no engine is called {name[:60]!r}; there are: {', '.join(CATALOG)}")
+    start = _integer(form, "start_frame", 0, settings.max_frames) or 0
+    end = _integer(form, "end_frame", 1, settings.max_frames)
+    if end is not None and end <= start:
+        raise InvalidInput(f"end_frame {end} (exclusive) must be greater than start_frame {start}")
+    max_side = _integer(form, "max_side", settings.min_side, settings.max_side_limit)
+    return Options(engine, _memory(form.one("memory")), max_side, start, end)
+
+
+def _default_engine() -> str:
+    """The catalog's default, or its first engine in an installation without that."""
+    return DEFAULT_ENGINE if DEFAULT_ENGINE in CATALOG else next(iter(CATALOG))
+
+
+def _integer(form: Form, name: str, least: int, most: int) -> int | None:
+    text = form.one(name)
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdecimal() or not least <= int(text[:12]) <= most:
+        raise InvalidInput(f"{name} must be a whole number from {least} to {most}, not {text[:40]!r}")
+    return int(text)
+
+
+def _memory(text: str | None) -> MemoryOptions:
+    """`adaptive`, or JSON with the fields of MemoryOptions."""
+    if text is None:
+        return MemoryOptions()
+    value: Any = parse_json("memory", text) if text.startswith("{") else {"kind": text}
+    unknown = set(value) - set(MemoryOptions.model_fields)
+    if unknown:
+        raise InvalidInput(f"memory: unknown fields {sorted(unknown)}; there are {sorted(MemoryOptions.model_fields)}")
+    try:
+        options = MemoryOptions.model_validate(value)
+    except ValidationError as error:
+        item = error.errors()[0]
+        raise InvalidInput(f"memory.{'.'.join(str(part) for part in item['loc'])}: {item['msg']}") from error
+    if options.budget_tokens is not None and options.budget_mib is not None:
+        raise InvalidInput("memory: give budget_tokens or budget_mib, not both")
+    return options
+
+
+def check_kinds(engine: EngineInfo, intake: Intake) -> None:
+    """Raise InvalidInput for a kind of reference that the engine does not take, naming engines that do."""
+    for kind in sorted(intake.kinds) or ["auto"]:
+        native = _NATIVE.get(kind, "none")
+        if native not in engine.reference_kinds:
+            able = [info.name for info in CATALOG.values() if native in info.reference_kinds]
+            said = (
+                "no reference was sent, and the engine" if kind == "auto" else f"references of kind {kind}: the engine"
+            )
+            raise InvalidInput(
+                f"{said} {engine.name!r} needs {' or '.join(engine.reference_kinds)}; "
+                + (f"engines that can: {', '.join(able)}" if able else "no engine here can do without")
+            )
+
+
+async def _draft(
+    services: Services, session_id: str, owner: str, form: Form, options: Options, intake: Intake
+) -> tuple[SessionRecord, ReadReferences]:
+    """Probe the video, read the references against it, write their files."""
+    path = await anyio.to_thread.run_sync(services.storage.path, session_id, VIDEO_FILE)
+    video = await _probe(services, path, form)
+    _check_range(options, intake, video)
+    most = min(services.settings.max_objects, options.engine.max_objects)
+    reader = References(intake, (video.height, video.width), max_objects=most)
+    read = await anyio.to_thread.run_sync(reader.read)
+    for name, data in read.files.items():
+        await anyio.to_thread.run_sync(services.storage.write, session_id, name, data)
+    now = time.time()
+    spec = SessionSpec(
+        engine=options.engine.name,
+        video=_stored(video, form),
+        name=form.video_filename or None,
+        memory=options.memory,
+        max_side=options.max_side,
+        start_frame=options.start_frame,
+        end_frame=options.end_frame,
+    )
+    record = SessionRecord(
+        id=session_id,
+        owner=owner,
+        spec=spec,
+        references=read.references,
+        objects=read.objects,
+        plan=first_plan(options.start_frame, options.end_frame),
+        created_at=now,
+        expires_at=now + services.settings.session_ttl_s,
+    )
+    return record, read
+
+
+async def _probe(services: Services, path: Path, form: Form) -> ProbedVideo:
+    try:
+        return await services.prober.probe(path)
+    except UnreadableVideo as error:
+        if form.video_filename is None and (form.video_bytes or 0) < 4096:
+            raise UnreadableVideo(f"{error.detail}. Was the @ forgotten? curl -F video=@clip.mp4") from error
+        raise
+
+
+def _check_range(options: Options, intake: Intake, video: ProbedVideo) -> None:
+    """References and the range to segment must lie inside the video."""
+    if options.start_frame >= video.frames:
+        raise InvalidInput(f"start_frame {options.start_frame} lies beyond the video's {video.frames} frames")
+    end = min(options.end_frame or video.frames, video.frames)
+    for entry in intake.entries:
+        if not options.start_frame <= entry.frame_index < end:
+            raise InvalidInput(
+                f"references: object {entry.object_id} is given at frame {entry.frame_index}, outside the frames "
+                f"{options.start_frame} to {end - 1} that are segmented"
+            )
+
+
+def _stored(video: ProbedVideo, form: Form) -> VideoInfo:
+    return VideoInfo(
+        name=VIDEO_FILE,
+        height=video.height,
+        width=video.width,
+        frames=video.frames,
+        fps=video.fps,
+        duration_s=video.duration_s,
+        container=video.container,
+        codec=video.codec,
+        size_bytes=form.video_bytes or 0,
+    )
+
+
+async def _write_down(
+    services: Services, record: SessionRecord, read: ReadReferences, form: Form, idempotency_key: str | None
+) -> Accepted:
+    """session.json, then record and job in one script."""
+    document = record.model_dump_json().encode()
+    await anyio.to_thread.run_sync(services.storage.write, record.id, SESSION_FILE, document)
+    settings = services.settings
+    limits = Limits(settings.max_queue_length, settings.max_sessions_per_key, settings.idempotency_ttl_s)
+    idempotency = Idempotency(idempotency_key, form.digest) if idempotency_key else None
+    with anyio.CancelScope(shield=True):  # once asked for, the answer decides whether the files stay
+        made = await services.store.create(record, limits, idempotency)
+    if made.status == "queue_full":
+        raise TooManyRequests(
+            f"{made.count} sessions wait already; try again later", retry_after_s=settings.retry_after_s
+        )
+    if made.status == "too_many":
+        raise _too_many(settings, made.count)
+    if made.status == "conflict":
+        raise Conflict("this Idempotency-Key was used for another upload; use a new key for a new session")
+    if made.status == "known":
+        known = await services.store.get(made.session_id)
+        if known is None:
+            raise Conflict("the session that this Idempotency-Key made was deleted; use a new key")
+        return Accepted(known, (), known=True)
+    SESSIONS_CREATED.labels(record.spec.engine).inc()
+    UPLOAD_BYTES.inc(form.video_bytes or 0)
+    return Accepted(await services.store.get(record.id) or record, read.notes)
+
+
+def _too_many(settings: Settings, count: int) -> TooManyRequests:
+    return TooManyRequests(
+        f"{count} of your sessions are unfinished, the most allowed; wait for one or cancel one",
+        retry_after_s=settings.retry_after_s,
+    )

@@ -1,0 +1,100 @@
+"""Removes what nobody needs any more: expired sessions, and files that nothing names.
+
+A session's own session.json says when it expires. Redis not knowing a session is no reason to delete its files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import anyio.to_thread
+import structlog
+from redis.exceptions import RedisError
+
+from service.api.metrics import ORPHANS_REMOVED, SESSIONS_EXPIRED
+from service.schemas import SessionRecord
+from service.sessions import SessionStore
+from service.settings import Settings
+from service.storage import ARCHIVE, SESSION_FILE, SNAPSHOTS, LocalStorage, Storage
+
+_log = structlog.get_logger("maskstream.janitor")
+
+
+class Janitor:
+    """One pass looks at every session folder once."""
+
+    def __init__(self, store: SessionStore, storage: Storage, settings: Settings) -> None:
+        self._store = store
+        self._storage = storage
+        self._settings = settings
+
+    async def run(self) -> None:
+        """A pass now and after every interval, for ever."""
+        while True:
+            try:
+                await self.clean(time.time())
+            except (RedisError, OSError) as error:
+                _log.warning("cleaning stopped half-way; the next pass goes on", error=str(error))
+            await asyncio.sleep(self._settings.janitor_interval_s)
+
+    async def clean(self, now: float) -> None:
+        """One pass."""
+        for session_id in await self._store.deleting():
+            await self._delete_files(session_id)
+        session_ids = await anyio.to_thread.run_sync(lambda: list(self._storage.sessions()))
+        for session_id in session_ids:
+            record = await self._store.get(session_id)
+            if record is None:
+                await self._clean_unknown(session_id, now)
+            else:
+                await self._clean_known(record, now)
+        if isinstance(self._storage, LocalStorage):
+            await anyio.to_thread.run_sync(self._storage.empty_trash)
+
+    async def _clean_known(self, record: SessionRecord, now: float) -> None:
+        if record.state.final and record.expires_at is not None and record.expires_at < now:
+            await self._store.delete(record.id, expired=True)
+            await self._delete_files(record.id)
+            SESSIONS_EXPIRED.inc()
+            _log.info("session expired", session=record.id)
+            return
+        await self._remove_unnamed(record, now)
+
+    async def _clean_unknown(self, session_id: str, now: float) -> None:
+        """A folder that Redis does not know: an upload under way or broken off, or a session that Redis lost."""
+        files = await anyio.to_thread.run_sync(self._storage.list, session_id)
+        newest = max((file.modified_at for file in files), default=0.0)
+        if newest > now - self._settings.orphan_age_s:
+            return
+        expires_at = await anyio.to_thread.run_sync(self._expiry_of, session_id)
+        if expires_at is None or expires_at < now:
+            await anyio.to_thread.run_sync(self._storage.delete, session_id)
+            ORPHANS_REMOVED.inc()
+            _log.info("removed a folder that nothing names", session=session_id)
+
+    def _expiry_of(self, session_id: str) -> float | None:
+        """When session.json says the session expires; None when it was never made."""
+        try:
+            document = json.loads(self._storage.read(session_id, SESSION_FILE))
+        except (FileNotFoundError, ValueError):
+            return None
+        expires_at = document.get("expires_at")
+        return float(expires_at) if expires_at is not None else float("inf")
+
+    async def _remove_unnamed(self, record: SessionRecord, now: float) -> None:
+        """Snapshots and archive files that no commit named, and unfinished writes, once they are old."""
+        named = {archive.name for archive in await self._store.archives(record.id)}
+        if record.snapshot is not None:
+            named.add(record.snapshot.name)
+        for file in await anyio.to_thread.run_sync(self._storage.list, record.id):
+            folder = file.name.split("/")[0]
+            garbage = file.name.endswith(".part") or (folder in (ARCHIVE, SNAPSHOTS) and file.name not in named)
+            if garbage and file.modified_at < now - self._settings.orphan_age_s:
+                await anyio.to_thread.run_sync(self._storage.remove, record.id, file.name)
+                ORPHANS_REMOVED.inc()
+
+    async def _delete_files(self, session_id: str) -> None:
+        await anyio.to_thread.run_sync(self._storage.delete, session_id)
+        await self._store.files_deleted(session_id)
