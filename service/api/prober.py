@@ -13,8 +13,6 @@ from service.errors import UnreadableVideo, UnsupportedMedia
 from service.media.reader import VideoInfo, media_limits
 from service.settings import MIB, Settings
 
-_ANSWER_BYTES = 64 * 1024
-
 
 class Prober:
     """Runs `python -m service.media.probe`."""
@@ -63,7 +61,7 @@ class Prober:
             raise RuntimeError("the probe child has no pipes")
         child.stdin.write(json.dumps(request).encode() + b"\n")
         await child.stdin.drain()
-        answer = await child.stdout.read(_ANSWER_BYTES)  # one short line, written at once
+        answer = await child.stdout.readline()
         if not answer:
             raise UnreadableVideo("the video cannot be read: the process that looked at it was stopped")
         document: dict[str, Any] = json.loads(answer)

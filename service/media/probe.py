@@ -33,7 +33,7 @@ def main() -> None:
     exit_with_parent()
     confine(request["memory_bytes"])
     allow_cpu(request["cpu_s"])
-    json.dump(probe(Path(request["path"]), request["limits"]), sys.stdout)
+    sys.stdout.write(json.dumps(probe(Path(request["path"]), request["limits"])) + "\n")
     sys.stdout.flush()
 
 
