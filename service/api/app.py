@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from service import __version__
 from service.api import health, results, sessions, stream
 from service.api.janitor import Janitor
 from service.api.mask_pngs import MaskPngs
@@ -48,7 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
     """The whole API. `settings.redis_url` must be set: `serve` sets it to its own server's."""
     app = FastAPI(
         title="maskstream",
-        version=__version__,
+        version=_version(),
         description="Segment objects through video: upload it with a reference for each object, read the masks.",
         lifespan=_lifespan(settings),
         docs_url="/docs" if settings.docs else None,
@@ -63,6 +63,13 @@ def create_app(settings: Settings) -> FastAPI:
         app.mount("/", StaticFiles(directory=_WEB, html=True), name="page")
     _add_middleware(app, settings)
     return app
+
+
+def _version() -> str:
+    try:
+        return version("maskstream")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "0"
 
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:

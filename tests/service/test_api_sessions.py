@@ -164,7 +164,7 @@ def test_bad_uploads_are_refused_with_a_remedy_and_leave_nothing(api: ApiServer,
         if answer.status_code != status or detail not in document["detail"] or not good_form:
             wrong.append((name, answer.status_code, document.get("detail")))
         if "Traceback" in answer.text or document.get("request_id") != answer.headers["x-request-id"]:
-            wrong.append((name, "leaks or lacks its request id", answer.text))
+            wrong.append((name, answer.status_code, f"leaks, or lacks its request id: {answer.text}"))
     assert wrong == []
     assert api.stored_files() == before
     assert api.http.get("/sessions").json()["sessions"] == []
