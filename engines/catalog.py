@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from engines.prompts.words import MEANINGFUL as TEXT_RULE_WORDS
 from engines.uniref.words import WORDS
 
 ReferenceKind = Literal["mask", "text", "exemplar", "none"]
@@ -134,6 +135,14 @@ _ENGINES: tuple[EngineInfo, ...] = (
         reference_kinds=("none",),
         stride=8,
         weights_licence="CC BY-NC 4.0",
+        follows=False,
+    ),
+    EngineInfo(
+        name="text-rules",
+        family="text_rules",
+        summary="A small grammar over proposals: colours, sizes, positions and ordinals, without weights.",
+        reference_kinds=("text",),
+        vocabulary=TEXT_RULE_WORDS,
         follows=False,
     ),
 )
