@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from service.drain import Drain
 from service.exports.types import ExportInfo, Masks
 from service.masks import LabelMap, compose, encode_png
 
@@ -47,34 +48,8 @@ def _grey_png(values: LabelMap) -> bytes:
     return out.getvalue()
 
 
-class _Drain(io.RawIOBase):
-    """A file that can only be written to, and emptied."""
-
-    def __init__(self) -> None:
-        self._chunks: list[bytes] = []
-        self._written = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: object, /) -> int:
-        chunk = bytes(data)  # type: ignore[call-overload]
-        self._chunks.append(chunk)
-        self._written += len(chunk)
-        return len(chunk)
-
-    def tell(self) -> int:
-        return self._written
-
-    def take(self) -> bytes:
-        """What was written since the last call."""
-        taken = b"".join(self._chunks)
-        self._chunks.clear()
-        return taken
-
-
 def _zip(entries: Iterator[tuple[str, bytes]]) -> Iterator[bytes]:
-    drain = _Drain()
+    drain = Drain()
     with zipfile.ZipFile(drain, "w", zipfile.ZIP_STORED) as archive:
         for name, data in entries:
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), data)

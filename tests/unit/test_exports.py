@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,7 +17,9 @@ from pycocotools import mask as coco
 from pycocotools.coco import COCO
 
 from service.exports import ExportInfo, Masks, binary_png_zip, coco_json, indexed_png_zip, youtube_vis_json
+from service.exports.videos import matte_mp4, overlay_mp4
 from service.masks import encode_objects
+from service.media.reader import VideoFrame
 from service.schemas import MaskEvent
 
 Export = Callable[[ExportInfo, Masks], Iterator[bytes]]
@@ -112,3 +115,31 @@ def test_masks_are_read_while_the_file_is_written(export: Export) -> None:
     rest = list(chunks)
     assert rest
     assert asked == [0, 1, 2]
+
+
+def decoded(chunks: Iterator[bytes]) -> list[np.ndarray]:
+    with av.open(io.BytesIO(b"".join(chunks)), "r") as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def test_matte_is_white_on_the_objects() -> None:
+    pictures = decoded(matte_mp4(events, 24.0))
+    assert len(pictures) == 3
+    for picture, expected in zip(pictures, label_maps(), strict=True):
+        assert np.mean((picture[..., 0] > 127) == (expected > 0)) > 0.98
+
+
+def test_overlay_leaves_out_frames_without_a_mask() -> None:
+    def frames() -> Iterator[VideoFrame]:
+        for index in range(5):
+            yield VideoFrame(index, index / 24, np.full((*SIZE, 3), 60 + 20 * index, np.uint8))
+
+    def late_masks() -> Iterator[MaskEvent]:
+        return (event.model_copy(update={"frame_index": event.frame_index + 1}) for event in events())
+
+    pictures = decoded(overlay_mp4(frames, late_masks, 24.0))
+    assert len(pictures) == 3
+    background = label_maps()[0] == 0
+    assert abs(float(pictures[0][background].mean()) - 80) < 8, "the first picture is frame 1"
+    red = pictures[0][6:12, 4:10].reshape(-1, 3).mean(axis=0)
+    assert red[0] > red[2] + 30, "object 1 is tinted"
