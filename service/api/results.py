@@ -10,19 +10,36 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response, StreamingResponse
 
 from service.api.mask_pngs import png_of
+from service.api.pictures import frames_of
 from service.api.services import Services
 from service.api.sessions import OwnerDep, ServicesDep, find, refusals
 from service.archive import read_archive
 from service.errors import Conflict, NotFound, Unavailable
 from service.exports import ExportInfo, Masks, binary_png_zip, coco_json, indexed_png_zip, youtube_vis_json
+from service.exports.videos import matte_mp4, overlay_mp4
 from service.plan import latest_seqs
 from service.schemas import MaskEvent, SessionRecord, SessionState
 from service.sessions import progress
 
 router = APIRouter(tags=["results"])
-ExportFormat = Literal["png", "png-binary", "rle", "coco", "youtube-vis"]
-_SUFFIX = {"png": "zip", "png-binary": "zip", "rle": "jsonl", "coco": "json", "youtube-vis": "json"}
-_MEDIA = {"zip": "application/zip", "jsonl": "application/x-ndjson", "json": "application/json"}
+ExportFormat = Literal["png", "png-binary", "rle", "coco", "youtube-vis", "overlay", "matte"]
+_SUFFIX = {
+    "png": "zip",
+    "png-binary": "zip",
+    "rle": "jsonl",
+    "coco": "json",
+    "youtube-vis": "json",
+    "overlay": "mp4",
+    "matte": "mp4",
+}
+_MEDIA = {
+    "zip": "application/zip",
+    "jsonl": "application/x-ndjson",
+    "json": "application/json",
+    "mp4": "video/mp4",
+}
+_USUAL_FPS = 25.0
+"""Of image sequences, which do not say."""
 _READ_AHEAD = 256
 
 
@@ -81,14 +98,21 @@ def _rle_lines(masks: Masks) -> Iterator[bytes]:
         yield event.model_dump_json().encode() + b"\n"
 
 
-def _export(format: ExportFormat, info: ExportInfo, masks: Masks) -> Iterator[bytes]:
+def _export(format: ExportFormat, services: Services, record: SessionRecord, masks: Masks) -> Iterator[bytes]:
     makers: dict[str, Callable[[ExportInfo, Masks], Iterator[bytes]]] = {
         "png": indexed_png_zip,
         "png-binary": binary_png_zip,
         "coco": coco_json,
         "youtube-vis": youtube_vis_json,
     }
-    return _rle_lines(masks) if format == "rle" else makers[format](info, masks)
+    fps = record.spec.video.fps or _USUAL_FPS
+    if format == "rle":
+        return _rle_lines(masks)
+    if format == "overlay":
+        return overlay_mp4(frames_of(services, record), masks, fps)
+    if format == "matte":
+        return matte_mp4(masks, fps)
+    return makers[format](_info(record), masks)
 
 
 async def _in_thread(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
@@ -122,7 +146,7 @@ async def get_masks(
     await reader.load()
     suffix = _SUFFIX[format]
     headers = {"Content-Disposition": f'attachment; filename="{session_id}-{format}.{suffix}"'}
-    chunks = _export(format, _info(record), reader.masks)
+    chunks = _export(format, services, record, reader.masks)
     return StreamingResponse(_in_thread(chunks), media_type=_MEDIA[suffix], headers=headers)
 
 
