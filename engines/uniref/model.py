@@ -34,6 +34,24 @@ class ImageFeatures:
     paddings: list[Tensor]
     positions: list[Tensor]
 
+    def repeat(self, times: int) -> ImageFeatures:
+        """Every image `times` times in a row, for so many references each."""
+
+        def repeated(tensor: Tensor) -> Tensor:
+            return tensor.repeat_interleave(times, 0)
+
+        return ImageFeatures(
+            ImageBatch(
+                repeated(self.batch.pixels),
+                repeated(self.batch.padding),
+                tuple(size for size in self.batch.sizes for _ in range(times)),
+            ),
+            [repeated(level) for level in self.levels],
+            repeated(self.stride4),
+            [repeated(padding) for padding in self.paddings],
+            [repeated(position) for position in self.positions],
+        )
+
     def split(self) -> list[ImageFeatures]:
         """One for each image of the batch; they share its storage."""
 
@@ -57,7 +75,8 @@ class Detections:
     """All queries of a batch of references.
 
     logits: [B, Q] of the last layer. boxes: [B, Q, 4] (cx, cy, w, h), 0..1 over the unpadded image. points: [B, Q, 2]
-    (x, y) in pixels of the network's input. decoded: all that the losses need.
+    (x, y) in pixels of the network's input. decoded: all that the losses need. image_sizes: [B or 1, 2] (width,
+    height) before padding.
     """
 
     logits: Tensor
@@ -65,6 +84,7 @@ class Detections:
     points: Tensor
     decoded: Decoded
     mask_features: Tensor
+    image_sizes: Tensor
 
     def best(self) -> Tensor:
         """[B] index of the most likely query."""
@@ -147,6 +167,7 @@ class UniRef(nn.Module):
             decoded.references[-2][..., :2] * size.unsqueeze(1),
             decoded,
             self.mask_head.features(maps, stride4),
+            size,
         )
 
     def mask_logits(self, detections: Detections, queries: Tensor, *, full_size: bool = False) -> Tensor:
