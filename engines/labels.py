@@ -104,6 +104,16 @@ def unknown_ids(label_map: LabelMap, object_ids: Iterable[int]) -> list[int]:
     return sorted(set(np.unique(label_map).tolist()) - set(object_ids) - {0, IGNORE_LABEL})
 
 
+def most_probable(probability: Tensor) -> Tensor:
+    """[C, H, W] to [H, W] int64, the first of the largest; several times faster on CPU than argmax over axis 0."""
+    label = torch.zeros(probability.shape[1:], dtype=torch.int64, device=probability.device)
+    best = probability[0]
+    for channel in range(1, probability.shape[0]):
+        label.masked_fill_(probability[channel] > best, channel)
+        best = torch.maximum(best, probability[channel])
+    return label
+
+
 def soft_aggregate(background: Tensor, objects: Tensor, *, epsilon: float = 1e-5) -> Tensor:
     """Independent probabilities to one distribution over the background and all objects.
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines.labels import most_probable
 from engines.types import Prediction
 
 
@@ -102,14 +103,15 @@ def predict(
     probability: [K+1, H, W] float, background first, then object_ids in ascending order; sums to 1 over channels.
     Pixels of lost objects go to the next most probable channel.
     """
-    label = probability.argmax(dim=0)
+    label = most_probable(probability)
     peak = probability.flatten(1).amax(dim=1)
     area = torch.bincount(label.flatten(), minlength=probability.shape[0])
     for object_id, p, a in zip(object_ids, peak[1:].tolist(), area[1:].tolist(), strict=True):
         visibility.observe(object_id, peak=p, area_px=a)
     lost = [c for c, object_id in enumerate(object_ids, start=1) if not visibility.is_visible(object_id)]
     if lost:
-        label = probability.index_fill(0, torch.tensor(lost, device=probability.device), -1.0).argmax(dim=0)
+        without_lost = probability.index_fill(0, torch.tensor(lost, device=probability.device), -1.0)
+        label = most_probable(without_lost)
     names = np.array([0, *object_ids], dtype=np.uint8)
     scores = _mean_by_label(probability.gather(0, label[None])[0], label, len(names), empty=0.0)
     doubts = _mean_by_label(uncertainty_map(probability), label, len(names), empty=1.0)

@@ -309,6 +309,7 @@ def build(
 ) -> AotEngine:
     """Load `weights` into the variant `name`. Raises WeightsError."""
     net, checkpoint = load_network(name, weights)
+    net.optimise_for_serving()
     net = net.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if compile:
         net.encoder.compile()

@@ -29,7 +29,9 @@ from engines.aot.lstt import LsttLayer
 from engines.aot.propagation import Grid, LayerInput, LayerMemory, PropagationLayer, Query, Streams
 from engines.layers.attention import attend
 from engines.layers.mobilenetv2 import MobileNetV2
+from engines.layers.norm import PointwiseConv2d, fold_norms, pointwise_as_linear
 from engines.layers.resnet import RESNET50_BLOCKS, ResNet
+from engines.layers.swin import SwinTransformer
 
 LongTermReader = Callable[[int, Tensor], Tensor]
 """(layer, query [B, N, key width]) to the long-term read-out [B, N, value width]."""
@@ -148,7 +150,7 @@ class AotNet(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = _build_encoder(config)
-        self.encoder_projector = nn.Conv2d(config.encoder_channels[3], WIDTH, 1)
+        self.encoder_projector: nn.Module = nn.Conv2d(config.encoder_channels[3], WIDTH, 1)
         self.LSTT = Propagation(config)
         self.decoder = Decoder(config, 2 * WIDTH if config.gated else WIDTH * (config.layers + 1))
         kernel = STRIDE + 1 if config.align_corners else STRIDE
@@ -156,6 +158,14 @@ class AotNet(nn.Module):
         self.patch_wise_id_bank = nn.Conv2d(CHANNELS_PER_GROUP, WIDTH, kernel, STRIDE, padding)
         self.id_norm: nn.LayerNorm | None = nn.LayerNorm(WIDTH) if config.gated else None
         self.identity_dropout = nn.Dropout(config.identity_dropout)
+
+    def optimise_for_serving(self) -> None:
+        """Fold the norms and recast 1x1 convolutions, in place; the state dict is not the published one afterwards."""
+        fold_norms(self.encoder)
+        pointwise_as_linear(self.encoder)
+        pointwise_as_linear(self.decoder)
+        if isinstance(self.encoder_projector, nn.Conv2d):
+            self.encoder_projector = PointwiseConv2d(self.encoder_projector)
 
     def encode(self, images: Tensor) -> EncodedFrame:
         """[B, 3, H, W] normalised RGB; H and W are 16k + 1 (16k for Swin variants)."""
@@ -235,6 +245,8 @@ def resize_logits(logits: Tensor, size: tuple[int, int], *, align_corners: bool)
 def _build_encoder(config: AotConfig) -> nn.Module:
     if config.encoder == "mobilenetv2":
         return MobileNetV2(live_norm=config.live_norm)
+    if config.encoder == "swin_base":
+        return SwinTransformer()
     return _DeepestTwice(RESNET50_BLOCKS, stages=3, live_norm=config.live_norm)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engines.aot.model import resize_logits
-from engines.labels import Slots, merge_groups
+from engines.labels import Slots, merge_groups, most_probable
 from engines.transforms import resize_labels
 from engines.types import LabelMap, Size
 
@@ -36,4 +36,4 @@ def object_probability(
 def memory_labels(probability: Tensor, object_ids: Sequence[int], size: Size) -> LabelMap:
     """The most probable object of each pixel, lost ones included, at the network's size."""
     names = np.array([0, *object_ids], dtype=np.uint8)
-    return resize_labels(names[probability.argmax(dim=0).cpu().numpy()], size)
+    return resize_labels(names[most_probable(probability).cpu().numpy()], size)

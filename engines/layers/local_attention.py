@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import isqrt
 from typing import NamedTuple
 
@@ -85,13 +86,12 @@ class _Tiling:
         return x.flatten(3, 4).flatten(1, 2)[:, : self.grid[0], : self.grid[1]]
 
     def keys(self, x: Tensor) -> Tensor:
-        """[B, h, w, C] to [B * tiles, (tile + 2 radius)^2, C], zeros outside the grid; [B, h * w, C] for one tile."""
+        """[B, h, w, C] to [B * tiles, (tile + 2 radius)^2, C], masked beyond the grid; [B, h * w, C] for one tile."""
         if self.whole:
             return x.flatten(1, 2)
-        r, (rows, cols) = self.radius, self.tile
-        x = F.pad(x, (0, 0, r, r + self.margins[1], r, r + self.margins[0]))
-        x = x.unfold(1, rows + 2 * r, rows).unfold(2, cols + 2 * r, cols)  # [B, down, across, C, ky, kx]
-        return x.permute(0, 1, 2, 4, 5, 3).flatten(3, 4).flatten(0, 2)
+        index, _ = _reach(self.grid, self.radius, x.device)
+        rows = x.flatten(1, 2).index_select(1, index.flatten())
+        return rows.unflatten(1, index.shape).flatten(0, 1)
 
     def spread(self, bias: Tensor) -> Tensor:
         """[T, tile, offsets] to [T, tile, keys]: each offset's logit at the key it means, no key elsewhere."""
@@ -117,8 +117,24 @@ class _Tiling:
 
     def outside(self, x: Tensor) -> Tensor:
         """[tiles, 1, keys] additive mask of the keys that lie beyond the grid."""
-        inside = torch.ones(1, *self.grid, 1, device=x.device, dtype=x.dtype)
-        return (1 - self.keys(inside)).transpose(1, 2) * _never(x)
+        if self.whole:
+            return x.new_zeros(1, 1, 1)
+        _, beyond = _reach(self.grid, self.radius, x.device)
+        return beyond.to(x.dtype)[:, None] * _never(x)
+
+
+@lru_cache(maxsize=16)
+def _reach(grid: tuple[int, int], radius: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which positions each tile reads: [tiles, keys] int64 index, clamped, and [tiles, keys] bool beyond the grid."""
+    axes = []
+    for length in grid:
+        starts = torch.arange(0, length, TILE)[:, None]
+        axes.append(starts + torch.arange(-radius, TILE + radius))  # [tiles along, keys along]
+    rows, columns = axes[0][:, None, :, None], axes[1][None, :, None, :]
+    beyond = (rows < 0) | (rows >= grid[0]) | (columns < 0) | (columns >= grid[1])
+    index = rows.clamp(0, grid[0] - 1) * grid[1] + columns.clamp(0, grid[1] - 1)
+    shape = (axes[0].shape[0] * axes[1].shape[0], -1)
+    return index.reshape(shape).to(device), beyond.reshape(shape).to(device)
 
 
 def _fold_heads(x: Tensor, heads: int, grid: tuple[int, int]) -> Tensor:

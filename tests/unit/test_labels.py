@@ -10,6 +10,7 @@ from engines.labels import (
     Slots,
     compose,
     merge_groups,
+    most_probable,
     one_hot,
     soft_aggregate,
     to_channels,
@@ -70,3 +71,8 @@ def test_groups_merge_by_ascending_id_whatever_their_order() -> None:
     torch.testing.assert_close(merged.flatten(), odds / odds.sum())
     alone, ids = merge_groups([a], [first])
     assert (alone.flatten().tolist(), ids) == (a[[0, 2, 1]].flatten().tolist(), (2, 9))
+
+
+def test_most_probable_takes_the_first_of_equals() -> None:
+    probability = torch.rand(5, 7, 9).mul(4).round()  # many ties
+    np.testing.assert_array_equal(most_probable(probability).numpy(), probability.numpy().argmax(0))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engines.aot.config import VARIANTS
+from engines.aot.engine import build
 from engines.aot.model import (
     AotNet,
     EncodedFrame,
@@ -24,6 +25,7 @@ from engines.aot.model import (
     sine_position,
 )
 from engines.aot.propagation import LayerMemory
+from engines.types import MemoryPolicy, Size
 from tests.parity.weights import fill, load_spec
 
 FIXTURES = {
@@ -177,3 +179,30 @@ def test_inner_states_match_where_the_full_fixture_is_mounted(case: Case, forced
             _close16(memory.value[0], np.concatenate(values, axis=1))
         elif not case.net.config.gated:
             _close16(memory.value[0], values[0])
+
+
+@pytest.mark.parametrize("variant", ["aott", "deaott"])
+def test_the_engine_gives_the_reference_masks_with_an_unbounded_memory(
+    variant: str, fixture_dir: Callable[[str], Path]
+) -> None:
+    case = Case(fixture_dir(f"aot/{variant}"))
+    engine = build(
+        FIXTURES[variant],
+        weights=case.net.state_dict(),
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        deterministic=True,
+        compile=False,
+    )
+    frames = [np.ascontiguousarray(image.transpose(1, 2, 0)) for image in case.arrays["images_u8"]]
+    gap = int(case.arrays["long_term_mem_gap"])
+    track = engine.open(Size.of(frames[0]), MemoryPolicy(kind="every_k", memorize_every=gap))
+    label_map = case.arrays["label0"]
+    engine.memorize(track, frames[0], label_map, object_ids=range(1, int(case.arrays["n_obj"]) + 1))
+    for t, frame in enumerate(frames[1:]):
+        probability = engine.propagate([track], [frame], probability=True)[0].probability
+        assert probability is not None
+        ours = probability.argmax(dim=0).numpy()
+        assert (ours == case.arrays["masks"][t]).mean() >= 0.995
+        assert (ours == case.arrays["masks"][t])[~case.near_tie[t]].all() or t > 0
+        assert track.bank_tokens == int(case.arrays["long_term_tokens"][t + 1])
