@@ -41,5 +41,6 @@ redis.call('HSET', key(best_id), 'worker', worker, 'state', 'running')
 redis.call('PERSIST', masks_key(best_id))
 redis.call('HSETNX', key(best_id), 'started_at', seconds())
 redis.call('SADD', P .. 'worker:' .. worker .. ':sessions', best_id)
+redis.call('SADD', P .. 'workers', worker)
 note(best_id, 'state', {state = 'running'})
 return {best_id, tostring(epoch)}

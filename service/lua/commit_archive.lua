@@ -1,6 +1,8 @@
 -- ARGV: id, epoch, first, last, ArchiveRecord JSON, entries to keep. Returns 'ok' | 'fenced' | 'gap'.
 local id, first, last = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
 if not owned(id, ARGV[2]) then return 'fenced' end
+-- The answer to a first try may have been lost with the connection.
+if redis.call('LINDEX', key(id) .. ':archive', -1) == ARGV[5] then return 'ok' end
 if first ~= number(id, 'archived_seq') or last >= number(id, 'next_seq') then return 'gap' end
 redis.call('RPUSH', key(id) .. ':archive', ARGV[5])
 redis.call('HSET', key(id), 'archived_seq', last + 1)

@@ -6,5 +6,5 @@ local fields = {}
 for i = 5, #ARGV do fields[#fields + 1] = ARGV[i] end
 redis.call('HSET', key(id), unpack(fields))
 if taken > 0 then redis.call('LTRIM', key(id) .. ':requests', taken, -1) end
-if ARGV[4] ~= '' then note(id, 'revision', cjson.decode(ARGV[4])) end
+if ARGV[4] ~= '' then note(id, 'revision', cjson.decode(ARGV[4]).data) end
 return 'ok'

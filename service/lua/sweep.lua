@@ -1,4 +1,4 @@
--- ARGV: attempts allowed, poison JSON, dead letters kept. Takes sessions from workers whose lease has run out.
+-- ARGV: attempts allowed, poison JSON, dead letters kept, seconds to keep a failed session. Takes sessions from workers whose lease has run out.
 -- A death counts against a session only in a stage of its own, and only if nothing was published since the last one.
 -- Returns a list of {id, 'queued' | 'failed', worker}.
 local swept = {}
@@ -18,6 +18,7 @@ local function take(id, worker, in_stage)
   redis.call('HINCRBY', key(id), 'epoch', 1)
   let_go(id)
   if in_stage and blame(id, worker) then
+    redis.call('HSET', key(id), 'expires_at', seconds() + ARGV[4])
     settle(id, 'failed', ARGV[2])
     swept[#swept + 1] = {id, 'failed', worker}
   else
