@@ -1,7 +1,7 @@
 """An engine without weights, but with state: a running hash of all that it has seen decides its masks.
 
-For tests of the service: a frame that is lost, doubled or reordered, or a snapshot that is not exact, changes every mask
-from there on. Its memory is a real bank, whose content enters the hash.
+For tests of the service: a frame that is lost, doubled or reordered, or a snapshot that is not exact, changes every
+mask from there on. Its memory is a real bank, whose content enters the hash.
 """
 
 from __future__ import annotations

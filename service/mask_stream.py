@@ -98,6 +98,23 @@ class MaskStream:
             for line in lines[max(0, first - record.first) : last - record.first + 1]:
                 yield line
 
+    async def streamed(self, session_id: str, first: int, last: int) -> list[MaskEvent]:
+        """The masks first..last, all of which the stream must still hold. Raises SequenceGap."""
+        start, stop = f"{first + 1}-0", f"{last + 1}-0"
+        items: Any = await self._redis.xrange(self._keys.masks(session_id), start, stop)
+        entries = [entry for entry in (_entry(*item) for item in items) if entry.seq is not None]
+        if [entry.seq for entry in entries] != list(range(first, last + 1)):
+            raise SequenceGap(f"session {session_id}: the stream does not hold the masks {first} to {last}")
+        return [MaskEvent.model_validate_json(entry.payload) for entry in entries]
+
+    async def stored(self, record: SessionRecord) -> AsyncIterator[bytes]:
+        """The JSON of every mask that is published, in seq order: from the archive, then from the stream."""
+        async for line in self.archived(record.id, 0, record.archived_seq - 1):
+            yield line
+        if record.next_seq > record.archived_seq:
+            for event in await self.streamed(record.id, record.archived_seq, record.next_seq - 1):
+                yield event.model_dump_json().encode()
+
     async def follow(self, session_id: str, after_seq: int = -1) -> AsyncIterator[MaskEvent | NoteEvent]:
         """Every mask above `after_seq` exactly once, in order, and notes as they come; returns when the session ends.
 

@@ -62,7 +62,11 @@ class JobQueue:
     async def enter_stage(self, worker: WorkerRecord, sessions: Iterable[str], deadline_s: float) -> None:
         """Renew the lease for one stage; `sessions` are those that it works on, and that a death in it blames."""
         pipeline = self._redis.pipeline(transaction=True)
-        values: dict[Any, Any] = {"record": worker.model_dump_json(), "stage": worker.stage, "stage_sessions": " ".join(sessions)}
+        values: dict[Any, Any] = {
+            "record": worker.model_dump_json(),
+            "stage": worker.stage,
+            "stage_sessions": " ".join(sessions),
+        }
         pipeline.hset(self._keys.worker(worker.id), mapping=values)
         pipeline.sadd(self._keys.workers, worker.id)
         pipeline.set(self._keys.worker_lease(worker.id), worker.stage, px=max(1, int(deadline_s * 1000)))
@@ -77,6 +81,10 @@ class JobQueue:
         reply = await self._scripts.call("claim", [worker_id, free_bytes, SCHEMA_VERSION, *engines])
         return None if not reply else Claim(session_id=text(reply[0]), epoch=int(reply[1]))
 
+    async def held_by(self, worker_id: str) -> list[str]:
+        """Sessions that the worker has claimed and not let go."""
+        return [text(member) for member in await self._redis.smembers(self._keys.worker_sessions(worker_id))]
+
     async def heads(self, engines: Sequence[str]) -> list[int]:
         """Device bytes of the first waiting session of each engine that has one."""
         pipeline = self._redis.pipeline(transaction=False)
@@ -89,28 +97,26 @@ class JobQueue:
         """What others asked of these sessions, in one round trip."""
         pipeline = self._redis.pipeline(transaction=False)
         for claim in claims:
-            pipeline.hmget(self._keys.session(claim.session_id), ["epoch", "worker", "cancel"])
+            pipeline.hmget(self._keys.session(claim.session_id), ["epoch", "worker", "cancel", "requests_taken"])
             pipeline.llen(self._keys.requests(claim.session_id))
         replies = await pipeline.execute()
         found = []
         for claim, values, requests in zip(claims, replies[::2], replies[1::2], strict=True):
-            epoch, worker, cancel = (text(value) if value is not None else "" for value in values)
+            epoch, worker, cancel, taken = (text(value) if value is not None else "" for value in values)
             owned = epoch == str(claim.epoch) and worker != ""
-            found.append(Control(owned, cancel == "1", int(requests)))
+            found.append(Control(owned, cancel == "1", int(requests) - int(taken or 0)))
         return found
 
-    async def requests(self, claim: Claim) -> list[ReferenceRequest]:
-        """References that clients added and the plan does not hold yet."""
-        items = await self._redis.lrange(self._keys.requests(claim.session_id), 0, -1)
+    async def requests(self, claim: Claim, taken: int) -> list[ReferenceRequest]:
+        """References that clients added after the first `taken`, which the plan holds already."""
+        items = await self._redis.lrange(self._keys.requests(claim.session_id), taken, -1)
         return [ReferenceRequest.model_validate_json(item) for item in items]
 
-    async def commit_plan(
-        self, claim: Claim, fields: Mapping[str, str], *, taken: int = 0, note: NoteEvent | None = None
-    ) -> None:
-        """Write the plan and what belongs to it, drop the requests that it took in, tell the readers. Fenced."""
+    async def commit_plan(self, claim: Claim, fields: Mapping[str, str], *, note: NoteEvent | None = None) -> None:
+        """Write the plan and what belongs to it (`requests_taken` if it took requests in), tell the readers. Fenced."""
         data = "" if note is None else NoteEvent.model_dump_json(note, include={"data"})
         flat = [part for pair in fields.items() for part in pair]
-        await self._fenced("commit_plan", claim, [taken, data, *flat])
+        await self._fenced("commit_plan", claim, [data, *flat])
 
     async def commit_archive(self, claim: Claim, record: ArchiveRecord) -> None:
         """Name an archive file in the hash, and trim the stream behind it. Fenced."""
@@ -142,9 +148,7 @@ class JobQueue:
 
     async def sweep(self, *, max_attempts: int, ttl_s: float) -> list[Swept]:
         """Take the sessions of every worker whose lease has run out. Any process may call it, at any time."""
-        detail = (
-            f"the session ended its worker {max_attempts} times at the same place; it will not be tried again"
-        )
+        detail = f"the session ended its worker {max_attempts} times at the same place; it will not be tried again"
         problem = Problem(code=Poisoned.slug, detail=detail).model_dump_json()
         args = [max_attempts, problem, redis_keys.DEAD_LETTERS_MAX, ttl_s]
         reply: list[Any] = await self._scripts.call("sweep", args)

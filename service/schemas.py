@@ -155,6 +155,7 @@ class SessionRecord(Record):
     archived_seq: int = 0
     """Masks below it stand in committed archive files."""
     revision: int = 0
+    requests_taken: int = 0
     attempts: int = 0
     worker: str = ""
     cancel: bool = False

@@ -101,6 +101,18 @@ class Settings(BaseSettings):
     device_memory_mib: int | None = Field(default=None, gt=0, description="What a worker may use; default: measured")
     max_tracks: PositiveInt = Field(default=32, description="Sessions that one worker steps together")
     quantum_s: PositiveFloat = Field(default=30.0, description="A session yields after this when others wait")
+    poll_interval_s: PositiveFloat = Field(default=0.1, description="How often a worker looks for new jobs and orders")
+    sweep_interval_s: PositiveFloat = Field(default=1.0, description="How often the sessions of dead workers are taken")
+    lease_step_s: PositiveFloat = Field(default=10.0, description="A worker whose step takes longer loses its sessions")
+    lease_restore_s: PositiveFloat = Field(default=120.0, description="The same for restoring or seeking a session")
+    lease_warmup_s: PositiveFloat = Field(default=180.0, description="The same for the first step of a frame size")
+    lease_load_s: PositiveFloat = Field(default=600.0, description="The same for loading an engine")
+    max_attempts: PositiveInt = Field(default=3, description="Worker deaths at one place before a session is poison")
+    snapshot_interval_s: PositiveFloat = Field(default=1.0, description="Shortest time between two snapshots")
+    snapshot_share: PositiveFloat = Field(default=0.05, le=1.0, description="Share of a worker's time they may take")
+    archive_every: PositiveInt = Field(default=64, description="Masks of one archive file")
+    archive_interval_s: PositiveFloat = Field(default=5.0, description="Masks wait no longer for their archive file")
+    fake_step_s: float = Field(default=0.0, ge=0, description="Time that the engine `fake` takes for a step; for tests")
     worker_metrics_port: int | None = Field(default=None, description="Port of a worker's own /metrics")
 
     # Logs

@@ -164,6 +164,11 @@ class LocalStorage:
         self._storage_id = _read_or_make_id(self._root / "storage_id")
 
     @property
+    def root(self) -> Path:
+        """The folder."""
+        return self._root
+
+    @property
     def storage_id(self) -> str:
         """Random name of this folder, kept in its file `storage_id`."""
         return self._storage_id

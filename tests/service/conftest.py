@@ -14,6 +14,7 @@ from service.redis_client import connect
 from service.redis_keys import Keys
 from service.sessions import SessionStore
 from service.storage import LocalStorage
+from tests.service.scene import Scene, make_scene
 
 
 @pytest.fixture
@@ -47,3 +48,11 @@ def storage(tmp_path: Path) -> LocalStorage:
 @pytest.fixture
 def store(redis: Redis, keys: Keys) -> SessionStore:
     return SessionStore(redis, keys)
+
+
+@pytest.fixture
+async def scene(redis_url: str, keys: Keys, tmp_path: Path) -> AsyncIterator[Scene]:
+    scene = make_scene(redis_url, keys.prefix, tmp_path / "data")
+    yield scene
+    scene.close()
+    await scene.services.redis.aclose()

@@ -1,0 +1,117 @@
+"""How references that come in late change a plan. Pure functions; seq and segments as in service/plan.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from service import plan as plans
+from service.plan import Plan, Segment
+from service.schemas import Reference, ReferenceRequest, SessionRecord
+
+
+@dataclass(frozen=True)
+class Revision:
+    """The session after a request: its plan and references, and the first frame that changes."""
+
+    plan: Plan
+    references: tuple[Reference, ...]
+    from_frame: int
+
+
+def revise(record: SessionRecord, request: ReferenceRequest, seq: int) -> Revision:
+    """Take a request in, when the next mask to be made is `seq`.
+
+    A reference ahead of a forward run is taken as the run comes by. Any other opens segments: backwards to the touched
+    objects' previous reference, then forwards: to their next reference if the video is through, else to its end.
+    """
+    references = (*record.references, *request.references)
+    here = plans.locate(record.plan, seq)
+    plan, from_frame = record.plan, None
+    for reference in request.references:
+        if here is not None and _comes_by(record.plan, seq, reference):
+            continue
+        plan = _with_correction(record, plan, seq, reference)
+        from_frame = reference.frame_index if from_frame is None else min(from_frame, reference.frame_index)
+    if from_frame is None:
+        from_frame = min((reference.frame_index for reference in request.references), default=0)
+    return Revision(plan, references, from_frame)
+
+
+def _comes_by(plan: Plan, seq: int, reference: Reference) -> bool:
+    """Whether the last segment, running forwards over all objects, has yet to reach the reference."""
+    last = plan[-1]
+    if last.step < 0 or last.object_ids is not None or reference.direction != "forward":
+        return False
+    end = last.end_seq
+    reached = last.frame_index(max(seq, last.first_seq))
+    ahead = reference.frame_index >= reached
+    return ahead and (end is None or reference.frame_index < last.frame_index(end))
+
+
+def _with_correction(record: SessionRecord, plan: Plan, seq: int, reference: Reference) -> Plan:
+    position = plans.locate(record.plan, seq)
+    unfinished = position is not None
+    revision = max(segment.revision for segment in plan) + 1
+    end_frame = _end_frame(record.plan)
+    if unfinished and plans.total(plan) is None:
+        plan = plans.close(plan, max(seq, plan[-1].first_seq))
+    elif unfinished and plan == record.plan:
+        plan = plans.close(plan, max(seq, plan[-1].first_seq))
+    added = []
+    if reference.direction in ("backward", "both"):
+        added += _backward(record, reference, revision)
+    if unfinished and position is not None:
+        start = reference.frame_index if reference.direction != "backward" else position.frame_index
+        start = min(start, position.frame_index)
+        count = None if end_frame is None else end_frame - start
+        added.append(Segment(first_seq=0, first_frame=start, count=count, revision=revision))
+    elif reference.direction in ("forward", "both"):
+        added += _forward(record, reference, revision, end_frame)
+    return plans.append(plan, added)
+
+
+def _backward(record: SessionRecord, reference: Reference, revision: int) -> list[Segment]:
+    start = reference.frame_index - 1
+    stop = max(
+        (f + 1 for f in _neighbours(record.references, reference) if f <= start), default=record.spec.start_frame
+    )
+    if start < stop:
+        return []
+    count = start - stop + 1
+    return [
+        Segment(
+            first_seq=0,
+            first_frame=start,
+            step=-1,
+            count=count,
+            object_ids=reference.object_ids or None,
+            revision=revision,
+        )
+    ]
+
+
+def _forward(record: SessionRecord, reference: Reference, revision: int, end_frame: int | None) -> list[Segment]:
+    start = reference.frame_index
+    last = end_frame if end_frame is not None else start + 1
+    stop = min((f for f in _neighbours(record.references, reference) if f > start), default=last)
+    ids = reference.object_ids or None
+    return [Segment(first_seq=0, first_frame=start, count=max(0, stop - start), object_ids=ids, revision=revision)]
+
+
+def _neighbours(references: Sequence[Reference], touched: Reference) -> list[int]:
+    """Frames with a reference of any object that the new one touches."""
+    ids = set(touched.object_ids)
+    return [r.frame_index for r in references if not ids or ids & set(r.object_ids)]
+
+
+def _end_frame(plan: Plan) -> int | None:
+    """The frame after the last one of the video as far as the plan knows, or None while it is open."""
+    ends = []
+    for segment in plan:
+        if segment.step < 0:
+            continue
+        if segment.count is None:
+            return None
+        ends.append(segment.first_frame + segment.count)
+    return max(ends)

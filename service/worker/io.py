@@ -1,0 +1,193 @@
+"""The worker's one I/O thread: an event loop with Redis and storage, so that the step loop never waits for either.
+
+The step loop calls in with plain functions. Per session everything happens in the order it was asked for (writer.py);
+what all sessions have under way together is bounded, and the step loop waits at that bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import structlog
+from redis.exceptions import BusyLoadingError, ReadOnlyError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from service import metrics
+from service.queue import Swept
+from service.schemas import WorkerRecord
+from service.settings import Settings
+from service.startup import Services, build_services, check_storage
+from service.storage import Storage
+
+T = TypeVar("T")
+
+RETRYABLE = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError)
+"""Redis is away or starting; the same command may succeed later. All commands here may be sent twice."""
+
+_IN_FLIGHT = 64
+_BACKOFF_S = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+_log = structlog.get_logger()
+
+
+async def until_answered(action: Callable[[], Awaitable[T]]) -> T:
+    """Repeat an action until Redis answers it."""
+    attempt = 0
+    while True:
+        try:
+            return await action()
+        except RETRYABLE as error:
+            pause = _BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)]
+            if attempt == len(_BACKOFF_S):
+                _log.warning("redis does not answer; trying on", error=str(error))
+            attempt += 1
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the step loop does now, on which sessions, and for how long at most."""
+
+    worker: WorkerRecord
+    sessions: tuple[str, ...]
+    deadline_s: float
+
+
+class IoThread:
+    """The thread, its event loop, and the handles that live in it."""
+
+    def __init__(self, settings: Settings, storage: Storage) -> None:
+        self.settings = settings
+        self._storage = storage
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="io", daemon=True)
+        self._room = threading.BoundedSemaphore(_IN_FLIGHT)
+        self._services: Services | None = None
+        self._stage: Stage | None = None
+        self._stage_changed = asyncio.Event()
+        self._renewing = asyncio.Lock()
+        self._background: list[asyncio.Task[None]] = []
+        self._writers: set[asyncio.Task[None]] = set()
+
+    @property
+    def services(self) -> Services:
+        """Handles for coroutines that run in this thread."""
+        if self._services is None:
+            raise RuntimeError("start() the I/O thread first")
+        return self._services
+
+    def start(self) -> None:
+        """Connect and check the storage. Raises Unavailable."""
+        self._thread.start()
+        self.call(self._open)
+
+    def stop(self) -> None:
+        """End the background work and the thread. Writers must be finished before."""
+        self.call(self._close)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def call(self, action: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine in the thread and wait for its result."""
+        return asyncio.run_coroutine_threadsafe(action(), self._loop).result()
+
+    def ask(self, action: Callable[[], Awaitable[T]]) -> T:
+        """The same for a Redis command, repeated until Redis answers."""
+        return self.call(lambda: until_answered(action))
+
+    def enter(self, stage: Stage, *, wait: bool) -> None:
+        """Renew the lease for a stage. wait: not before Redis has it; otherwise only the newest stage is sent."""
+        if wait:
+            self.ask(lambda: self._renew_first(stage))
+        else:
+            self._loop.call_soon_threadsafe(self._set_stage, stage)
+
+    def begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Start a session's writer."""
+
+        def start() -> None:
+            task = self._loop.create_task(work())
+            self._writers.add(task)
+            task.add_done_callback(self._writers.discard)
+
+        self._loop.call_soon_threadsafe(start)
+
+    def hand_over(self, put: Callable[[], None]) -> None:
+        """Run `put` in the thread once there is room; its receiver calls done() when the work is over."""
+        self._room.acquire()
+        self._loop.call_soon_threadsafe(put)
+
+    def done(self, items: int = 1) -> None:
+        """Make room for further work."""
+        self._room.release(items)
+
+    def wait_for_writers(self, timeout_s: float | None = None) -> bool:
+        """Whether all writers ended in time."""
+
+        async def wait() -> bool:
+            while self._writers:
+                _, pending = await asyncio.wait(self._writers, timeout=timeout_s)
+                if pending:
+                    return False
+            return True
+
+        return self.call(wait)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    async def _open(self) -> None:
+        self._services = build_services(self.settings, self._storage)
+        await check_storage(self._services)
+        self._background = [self._loop.create_task(self._send_stages()), self._loop.create_task(self._sweep())]
+
+    async def _close(self) -> None:
+        tasks = [*self._background, *self._writers]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._services is not None:
+            await self._services.redis.aclose()
+
+    def _set_stage(self, stage: Stage) -> None:
+        self._stage = stage
+        self._stage_changed.set()
+
+    async def _send_stages(self) -> None:
+        """Send the newest stage that the step loop has entered, and nothing of its own accord."""
+        while True:
+            await self._stage_changed.wait()
+            self._stage_changed.clear()
+            stage, self._stage = self._stage, None
+            if stage is not None:
+                await until_answered(lambda stage=stage: self._renew(stage))  # type: ignore[misc]
+
+    async def _renew_first(self, stage: Stage) -> None:
+        self._stage = None  # older than this one
+        await self._renew(stage)
+
+    async def _renew(self, stage: Stage) -> None:
+        async with self._renewing:
+            await self.services.queue.enter_stage(stage.worker, stage.sessions, stage.deadline_s)
+
+    async def _sweep(self) -> None:
+        """Take sessions from dead workers, at a jittered pace."""
+        settings, queue = self.settings, self.services.queue
+
+        async def take() -> list[Swept]:
+            return await queue.sweep(max_attempts=settings.max_attempts, ttl_s=settings.session_ttl_s)
+
+        while True:
+            await asyncio.sleep(settings.sweep_interval_s * random.uniform(0.7, 1.3))  # noqa: S311 - jitter
+            for one in await until_answered(take):
+                metrics.SWEPT.labels(one.state).inc()
+                _log.warning(
+                    "took a session from a dead worker", session=one.session_id, worker=one.worker, now=one.state
+                )

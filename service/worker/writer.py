@@ -1,0 +1,296 @@
+"""One session's writes, in the order in which the step loop asked for them: masks, snapshots, plan, end.
+
+Runs in the I/O thread. Masks are published first, snapshots committed behind them; every commit carries the epoch, and
+the first one that is refused ends all writing of this session, without a trace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from engines.types import LabelMap, TrackState
+from service import metrics
+from service.archive import write_archive
+from service.errors import EpochLost
+from service.masks import encode_objects
+from service.schemas import (
+    Claim,
+    MaskEvent,
+    MaskObject,
+    NoteEvent,
+    Problem,
+    Rle,
+    SessionRecord,
+    SessionState,
+    SnapshotRecord,
+)
+from service.session_file import write_session_file
+from service.storage import ARCHIVE, SNAPSHOTS, SessionGone, snapshot_name
+from service.worker.io import IoThread, until_answered
+from service.worker.resize import resize_labels
+from service.worker.snapshots import encode_state
+
+_BATCH = 16
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class MaskItem:
+    """A frame's masks as the engine made them; encoding them is the I/O thread's work."""
+
+    seq: int
+    frame_index: int
+    pts_s: float | None
+    label_map: LabelMap
+    scores: Mapping[int, float]
+    created_at: float
+
+
+@dataclass(frozen=True)
+class SnapshotItem:
+    """A track's state before it makes `record.seq`; the file's name is the writer's business."""
+
+    record: SnapshotRecord
+    state: TrackState
+    copy_s: float
+    bank_bytes: int
+
+
+@dataclass(frozen=True)
+class PlanItem:
+    """Changed fields of the session: plan, references, objects, warnings."""
+
+    fields: Mapping[str, str]
+    note: NoteEvent | None = None
+
+
+@dataclass(frozen=True)
+class EndItem:
+    """state None hands the session back to the queue; otherwise it is final."""
+
+    state: SessionState | None
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True)
+class FlushItem:
+    """Archive all that is published, then set the event."""
+
+    done: asyncio.Event
+
+
+Item = MaskItem | SnapshotItem | PlanItem | EndItem | FlushItem
+
+
+class SessionWriter:
+    """Made by the step loop at a claim; lives until the session is handed back, ended or lost."""
+
+    def __init__(self, io: IoThread, claim: Claim, record: SessionRecord) -> None:
+        self.lost = False
+        """Another owner, or deleted: the step loop drops the session without a word."""
+        self.failure: BaseException | None = None
+        """What ended the writing for another reason."""
+        self.is_over = False
+        """Nothing more will be written."""
+        self.snapshot_cost_s = 0.0
+        self.snapshots_under_way = 0
+        self._io = io
+        self._claim = claim
+        self._record = record
+        self._size = (record.spec.video.height, record.spec.video.width)
+        self._items: asyncio.Queue[Item] = asyncio.Queue()
+        self._unarchived: list[MaskEvent] = []
+        self._archived_at = time.monotonic()
+        self._end_taken = False
+        io.begin(self._run)
+
+    def put(self, item: Item) -> None:
+        """Hand over the next write; waits while too much is under way. Called by the step loop."""
+        if isinstance(item, SnapshotItem):
+            self.snapshots_under_way += 1
+        self._io.hand_over(lambda: self._items.put_nowait(item))
+
+    def flush(self) -> None:
+        """Wait until all masks so far stand in the archive. Called by the step loop."""
+        done = asyncio.Event()
+        self.put(FlushItem(done))
+        self._io.call(done.wait)
+
+    async def _run(self) -> None:
+        """Write until the end; afterwards take what still comes and drop it."""
+        try:
+            await self._load_unarchived()
+            ended = False
+            while not ended:
+                items = await self._next_items()
+                try:
+                    ended = await self._write(items)
+                finally:
+                    self._io.done(len(items))
+        except (EpochLost, SessionGone):
+            metrics.LEASES_LOST.inc()
+            _log.warning("session is no longer ours", session=self._claim.session_id, epoch=self._claim.epoch)
+            self.lost = True
+        except Exception as error:
+            self.failure = error
+            await self._fail(error)
+        if not self._end_taken:
+            await self._drop_rest()
+        self.is_over = True
+
+    async def _next_items(self) -> list[Item]:
+        """One item, or consecutive masks that wait already."""
+        first = await self._items.get()
+        items = [first]
+        while isinstance(first, MaskItem) and len(items) < _BATCH and not self._items.empty():
+            peeked = self._items._queue[0]  # type: ignore[attr-defined]
+            if not isinstance(peeked, MaskItem):
+                break
+            items.append(self._items.get_nowait())
+        return items
+
+    async def _write(self, items: list[Item]) -> bool:
+        """Write one item or a run of masks. Whether the session has ended."""
+        first = items[0]
+        if isinstance(first, MaskItem):
+            await self._publish([item for item in items if isinstance(item, MaskItem)])
+        elif isinstance(first, SnapshotItem):
+            await self._commit_snapshot(first)
+        elif isinstance(first, PlanItem):
+            queue = self._io.services.queue
+            await until_answered(lambda: queue.commit_plan(self._claim, first.fields, note=first.note))
+        elif isinstance(first, FlushItem):
+            try:
+                await self._archive()
+            finally:
+                first.done.set()
+        else:
+            self._end_taken = True
+            await self._end(first)
+            return True
+        return False
+
+    async def _load_unarchived(self) -> None:
+        """Masks that an earlier owner published but did not archive; the stream still holds them."""
+        record = self._record
+        if record.archived_seq >= record.next_seq:
+            return
+        masks = self._io.services.masks
+        first, last = record.archived_seq, record.next_seq - 1
+        self._unarchived = await until_answered(lambda: masks.streamed(record.id, first, last))
+
+    async def _publish(self, items: list[MaskItem]) -> None:
+        events = [self._encode(item) for item in items]
+        await until_answered(lambda: self._io.services.masks.publish(self._claim, events))
+        if events[0].seq == 0:
+            metrics.FIRST_MASK_SECONDS.observe(time.time() - items[0].created_at)
+        expected = self._unarchived[-1].seq + 1 if self._unarchived else self._record.archived_seq
+        self._unarchived += [event for event in events if event.seq >= expected]
+        settings = self._io.settings
+        waited_s = time.monotonic() - self._archived_at
+        if len(self._unarchived) >= settings.archive_every or waited_s >= settings.archive_interval_s:
+            await self._archive()
+
+    def _encode(self, item: MaskItem) -> MaskEvent:
+        label_map = resize_labels(item.label_map, self._size)
+        objects = tuple(
+            MaskObject(
+                object_id=found["object_id"],
+                score=round(item.scores[found["object_id"]], 4),
+                bbox=tuple(found["bbox"]),
+                rle=Rle(**found["rle"]),
+            )
+            for found in encode_objects(label_map, item.scores.keys())
+        )
+        return MaskEvent(seq=item.seq, frame_index=item.frame_index, pts_s=item.pts_s, size=self._size, objects=objects)
+
+    async def _archive(self) -> None:
+        """Write and commit what is published but not archived."""
+        self._archived_at = time.monotonic()
+        if not self._unarchived:
+            return
+        claim, events, io = self._claim, self._unarchived, self._io
+        storage = io.services.storage
+        record = await asyncio.to_thread(write_archive, storage, claim.session_id, claim.epoch, events)
+        await until_answered(lambda: io.services.queue.commit_archive(claim, record))
+        self._record = self._record.model_copy(update={"archived_seq": record.last + 1})
+        self._unarchived = []
+
+    async def _commit_snapshot(self, item: SnapshotItem) -> None:
+        """Write the file, name it in the hash, delete the one it replaces."""
+        began = time.monotonic()
+        claim, services = self._claim, self._io.services
+        record = item.record.model_copy(update={"name": snapshot_name(claim.epoch, item.record.seq)})
+        data = await asyncio.to_thread(encode_state, item.state)
+        await asyncio.to_thread(services.storage.write, claim.session_id, record.name, data)
+        replaced = await until_answered(lambda: services.queue.commit_snapshot(claim, record, item.bank_bytes))
+        if replaced is not None and replaced.name != record.name:
+            await asyncio.to_thread(services.storage.remove, claim.session_id, replaced.name)
+        self.snapshot_cost_s = item.copy_s + time.monotonic() - began
+        self.snapshots_under_way -= 1
+        metrics.SNAPSHOT_SECONDS.observe(self.snapshot_cost_s)
+
+    async def _end(self, item: EndItem) -> None:
+        """Archive, then hand back or finish; tidy up behind it."""
+        await self._archive()
+        claim, queue = self._claim, self._io.services.queue
+        state = item.state
+        if state is None:
+            await self._release()
+            return
+        expires_at = time.time() + self._io.settings.session_ttl_s
+        finished = await until_answered(lambda: queue.finish(claim, state, expires_at=expires_at, problem=item.problem))
+        if not finished:
+            await self._release()
+            return
+        metrics.SESSIONS.labels(self._record.spec.engine, state.value).inc()
+        await self._write_session_file()
+
+    async def _release(self) -> None:
+        claim, queue = self._claim, self._io.services.queue
+        await until_answered(lambda: queue.release(claim))
+
+    async def _write_session_file(self) -> None:
+        """Write session.json with the final record; delete every snapshot, and archive files that nothing names."""
+        services, session_id = self._io.services, self._claim.session_id
+        record = await until_answered(lambda: services.sessions.get(session_id))
+        if record is None:
+            raise SessionGone(f"session {session_id} was deleted as it ended")
+        archives = tuple(await until_answered(lambda: services.sessions.archives(session_id)))
+        named = {archive.name for archive in archives}
+
+        def tidy() -> None:
+            write_session_file(services.storage, record, archives)
+            for file in services.storage.list(session_id):
+                folder = file.name.split("/", 1)[0]
+                if folder == SNAPSHOTS or (folder == ARCHIVE and file.name not in named):
+                    services.storage.remove(session_id, file.name)
+
+        await asyncio.to_thread(tidy)
+
+    async def _fail(self, error: BaseException) -> None:
+        """The session cannot be written down: end it as failed; what is published stays readable."""
+        _log.error("session cannot be written", session=self._claim.session_id, error=str(error))
+        problem = Problem(code="storage-failed", detail=f"the masks cannot be stored: {error}. Check the server's disk")
+        queue, ttl_s = self._io.services.queue, self._io.settings.session_ttl_s
+        try:
+            await until_answered(
+                lambda: queue.finish(self._claim, SessionState.FAILED, expires_at=time.time() + ttl_s, problem=problem)
+            )
+        except EpochLost:
+            self.lost = True
+
+    async def _drop_rest(self) -> None:
+        """Free the places of items that come until the step loop notices and lets go with an EndItem."""
+        while True:
+            item = await self._items.get()
+            self._io.done()
+            if isinstance(item, FlushItem):
+                item.done.set()
+            if isinstance(item, EndItem):
+                return
