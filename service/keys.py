@@ -14,11 +14,12 @@ from dataclasses import asdict, dataclass
 
 from redis.asyncio import Redis
 
-from service.errors import NotFound
+from service.errors import InvalidInput, NotFound
 from service.redis_client import text, text_map
 from service.redis_keys import Keys
 
 _ID_LENGTH = 12
+_SHORTEST_ADOPTED = 32
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,21 @@ class AccessKeys:
         record = AccessKey(digest[:_ID_LENGTH], digest, name, time.time())
         await self._redis.hset(self._hash, record.key_id, json.dumps(asdict(record)))
         return key, record
+
+    async def adopt(self, key: str, name: str) -> AccessKey:
+        """Take a key that somebody else made, unless it is known already; a revoked one stays revoked.
+
+        Raises InvalidInput for one that could be guessed.
+        """
+        if len(key) < _SHORTEST_ADOPTED:
+            raise InvalidInput(
+                f"MASKSTREAM_API_KEY has {len(key)} characters; take at least {_SHORTEST_ADOPTED} random ones "
+                "(openssl rand -base64 32)"
+            )
+        digest = _digest(key)
+        record = AccessKey(digest[:_ID_LENGTH], digest, name, time.time())
+        await self._redis.hsetnx(self._hash, record.key_id, json.dumps(asdict(record)))
+        return record
 
     async def list(self) -> list[AccessKey]:
         """All keys, revoked ones included, oldest first."""

@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="Port to bind; 0 takes a free one")
 
     # Access
+    api_key: SecretStr | None = Field(
+        default=None, description="A key that the API accepts beside those of `maskstream keys`"
+    )
     allowed_hosts: Names = Field(default=(), description="Accepted Host headers; empty: any with keys")
     cors_origins: Names = Field(default=(), description="Origins that browsers may call from; empty: none")
     require_key: bool = Field(default=False, description="Ask for a key even on loopback without any key made")

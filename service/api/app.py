@@ -117,6 +117,9 @@ async def _connect(settings: Settings) -> Services:
         raise Unavailable("set MASKSTREAM_REDIS_URL, or use `maskstream serve`, which starts its own Redis")
     redis, keys = connect(settings.redis_url), Keys(settings.redis_prefix)
     storage = LocalStorage(settings.data_dir)
+    access = AccessKeys(redis, keys)
+    if settings.api_key is not None:
+        await access.adopt(settings.api_key.get_secret_value(), "MASKSTREAM_API_KEY")
     store = SessionStore(redis, keys)
     masks = MaskStream(redis, keys, storage)
     return Services(
@@ -124,7 +127,7 @@ async def _connect(settings: Settings) -> Services:
         redis=redis,
         keys=keys,
         scripts=Scripts(redis, keys),
-        access=AccessKeys(redis, keys),
+        access=access,
         store=store,
         storage=storage,
         masks=masks,
