@@ -97,7 +97,8 @@ class SessionStore:
     ) -> CreateResult:
         """Write the session and its job at once, or nothing."""
         known_key = self._keys.idempotency(record.owner, idempotency.key) if idempotency else ""
-        fields = [part for pair in to_fields(record).items() for part in pair]
+        # Left out, not empty: the scripts stamp `started_at` and the like only where there is none yet.
+        fields = [part for name, value in to_fields(record).items() if value != "" for part in (name, value)]
         args = [record.id, record.owner, idempotency.digest if idempotency else "", limits.idempotency_ttl_s]
         args += [limits.queue_length, limits.sessions_per_owner, *fields]
         status, value = await self._scripts.call("create", args, keys=[known_key])

@@ -12,11 +12,13 @@ import { MaskStream } from "./stream.js";
 import { Timeline } from "./timeline.js";
 
 const FORMATS = [
-  ["png", "Indexed PNGs (zip, DAVIS layout)", "zip"],
+  ["png", "Indexed PNGs (zip)", "zip"],
+  ["png-binary", "One PNG per object (zip)", "zip"],
   ["rle", "COCO run lengths (JSON lines)", "jsonl"],
   ["coco", "COCO annotations (JSON)", "json"],
   ["youtube-vis", "YouTube-VIS (JSON)", "json"],
   ["overlay", "Overlay video (MP4)", "mp4"],
+  ["matte", "Matte video (MP4)", "mp4"],
 ];
 const NETWORK_TITLES = { open: "", lost: "Connection lost, trying again…", closed: "" };
 const $ = (id) => document.getElementById(id);
