@@ -55,6 +55,12 @@ def _statistics(color: ColorStatistics, device: torch.device) -> tuple[Tensor, T
     return mean, std
 
 
+def normalise(images: Tensor, color: ColorStatistics = IMAGENET) -> Tensor:
+    """[B, 3, H, W] RGB 0..255 less the mean and over the deviation, channels last in memory."""
+    mean, std = _statistics(color, images.device)
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
 def to_network(frame: Frame, size: Size, device: torch.device, color: ColorStatistics = IMAGENET) -> Tensor:
     """[H, W, 3] uint8 RGB to [1, 3, *size] float32, normalised by mean and deviation.
 
@@ -65,8 +71,7 @@ def to_network(frame: Frame, size: Size, device: torch.device, color: ColorStati
     if target != tuple(image.shape[-2:]):
         smooth = min(target[0] / image.shape[2], target[1] / image.shape[3]) < _ALIASING_SHRINK
         image = F.interpolate(image, target, mode="bicubic", align_corners=False, antialias=smooth)
-    mean, std = _statistics(color, device)
-    return ((image - mean) / std).contiguous(memory_format=torch.channels_last)
+    return normalise(image, color)
 
 
 def resize_labels(labels: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
