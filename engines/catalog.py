@@ -145,6 +145,21 @@ _ENGINES: tuple[EngineInfo, ...] = (
         vocabulary=TEXT_RULE_WORDS,
         follows=False,
     ),
+    EngineInfo(
+        name="feelvos",
+        family="feelvos",
+        summary="FEELVOS on Xception-65: nearest-neighbour matching to the references and to the previous frame.",
+        stride=4,
+        token_bytes=400,
+        weights_licence="Apache-2.0",
+    ),
+    EngineInfo(
+        name="feelvos-t",
+        family="feelvos",
+        summary="Light FEELVOS on MobileNetV2 for CPU use.",
+        stride=4,
+        token_bytes=256,
+    ),
 )
 
 DEFAULT_ENGINE = "deaot-t"

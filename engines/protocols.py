@@ -52,6 +52,16 @@ class Track(Protocol):
         ...
 
 
+@runtime_checkable
+class HasWarnings(Protocol):
+    """A track that may have something to tell the client, such as an object too small to follow well."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences for the client, oldest first, each once."""
+        ...
+
+
 @dataclass(frozen=True)
 class EngineSpec:
     """Facts of a loaded engine: the catalog's, and those that belong to its weights."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -36,15 +37,32 @@ def _nearest(length: float, stride: int, plus_one: bool) -> int:
     return max(1, steps) * stride + extra
 
 
+@dataclass(frozen=True)
+class ColorStatistics:
+    """RGB mean and deviation that images are normalised by, on a scale of 0 to 1."""
+
+    mean: tuple[float, float, float] = IMAGE_MEAN
+    std: tuple[float, float, float] = IMAGE_STD
+
+
+IMAGENET = ColorStatistics()
+
+
 @lru_cache(maxsize=8)
-def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    mean = torch.tensor(IMAGE_MEAN, device=device).view(1, 3, 1, 1) * 255
-    std = torch.tensor(IMAGE_STD, device=device).view(1, 3, 1, 1) * 255
+def _statistics(color: ColorStatistics, device: torch.device) -> tuple[Tensor, Tensor]:
+    mean = torch.tensor(color.mean, device=device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(color.std, device=device).view(1, 3, 1, 1) * 255
     return mean, std
 
 
-def to_network(frame: Frame, size: Size, device: torch.device) -> Tensor:
-    """[H, W, 3] uint8 RGB to [1, 3, *size] float32, normalised by ImageNet's mean and deviation.
+def normalise(images: Tensor, color: ColorStatistics = IMAGENET) -> Tensor:
+    """[B, 3, H, W] RGB 0..255 less the mean and over the deviation, channels last in memory."""
+    mean, std = _statistics(color, images.device)
+    return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def to_network(frame: Frame, size: Size, device: torch.device, color: ColorStatistics = IMAGENET) -> Tensor:
+    """[H, W, 3] uint8 RGB to [1, 3, *size] float32, normalised by mean and deviation.
 
     Cubic interpolation as OpenCV does it (a = -0.75, pixel centres); smoothed first when shrunk to less than half.
     """
@@ -53,8 +71,7 @@ def to_network(frame: Frame, size: Size, device: torch.device) -> Tensor:
     if target != tuple(image.shape[-2:]):
         smooth = min(target[0] / image.shape[2], target[1] / image.shape[3]) < _ALIASING_SHRINK
         image = F.interpolate(image, target, mode="bicubic", align_corners=False, antialias=smooth)
-    mean, std = _statistics(device)
-    return ((image - mean) / std).contiguous(memory_format=torch.channels_last)
+    return normalise(image, color)
 
 
 def resize_labels(labels: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:

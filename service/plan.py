@@ -109,7 +109,15 @@ def latest_seqs(plan: Plan, next_seq: int) -> dict[int, int]:
     return latest
 
 
-def first_plan(start_frame: int, end_frame: int | None) -> Plan:
-    """Forward over [start_frame, end_frame), or to wherever the video ends. The first seq is 0."""
-    count = None if end_frame is None else max(0, end_frame - start_frame)
-    return (Segment(first_seq=0, first_frame=start_frame, step=1, count=count),)
+def first_plan(start_frame: int, end_frame: int | None, *, back_from: int | None = None) -> Plan:
+    """Forward over [start_frame, end_frame), or to wherever the video ends. The first seq is 0.
+
+    back_from: the first reference's frame, when it lies later and the frames before it are wanted: they come first,
+    backwards, so that the segment whose end may be unknown stays the last one.
+    """
+    first = start_frame if back_from is None else max(start_frame, back_from)
+    count = None if end_frame is None else max(0, end_frame - first)
+    plan: Plan = ()
+    if first > start_frame:
+        plan = (Segment(first_seq=0, first_frame=first - 1, step=-1, count=first - start_frame),)
+    return append(plan, [Segment(first_seq=0, first_frame=first, step=1, count=count)])

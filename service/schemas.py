@@ -79,7 +79,8 @@ class Reference(Record):
     """What the client said of some objects at one frame. Sizes and points are in displayed pixels.
 
     mask: `file` names a label map (mode L PNG, displayed size, object ids, 255 = ignore) in the session's storage.
-    exemplar: `file` is the exemplar image and `mask_file` its label map. box is (x, y, width, height);
+    exemplar: `file` is the exemplar image and `mask_file` its label map. auto: no object is named, the worker finds
+    them and fills object_ids in. box is (x, y, width, height);
     points are (x, y, 1 object | 0 background).
     """
 
@@ -91,7 +92,11 @@ class Reference(Record):
     box: tuple[float, float, float, float] | None = None
     points: tuple[tuple[float, float, int], ...] = ()
     text: str | None = None
+    max_objects: int | None = None
+    """auto: find at most so many."""
     direction: Direction = "forward"
+    label_map_file: str | None = None
+    """What the worker made of a reference that is no mask: a label map as `file` of a mask is."""
 
 
 class ObjectInfo(Record):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from engines.transforms import IMAGENET, ColorStatistics
+
 
 @dataclass(frozen=True)
 class FeelvosConfig:
@@ -13,11 +15,13 @@ class FeelvosConfig:
     window: local matching looks this many stride-4 positions up, down, left and right.
     previous_mask: what of the previous frame enters the head; the released code feeds the hard mask, the paper says
     the soft probabilities. The three use_* switches take away what the paper ablates; the head gets narrower.
+    norm_momentum: of batch norm's running statistics where they are trained.
     frame_sample: pixels per object kept of a memorised frame, drawn at random; None keeps all. reference_sample is the
     same for reference frames; the paper draws 1,024 in training and keeps all at test time.
     """
 
     name: str = "feelvos"
+    color: ColorStatistics = ColorStatistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     trunk: Literal["xception65", "mobilenetv2"] = "xception65"
     embedding_width: int = 100
     aspp_width: int = 256
@@ -33,6 +37,7 @@ class FeelvosConfig:
     use_global: bool = True
     use_local: bool = True
     use_previous: bool = True
+    norm_momentum: float = 3e-4
     frame_sample: int | None = 1024
     reference_sample: int | None = None
 
@@ -46,6 +51,7 @@ FEELVOS = FeelvosConfig()
 
 FEELVOS_T = FeelvosConfig(
     name="feelvos-t",
+    color=IMAGENET,
     trunk="mobilenetv2",
     embedding_width=64,
     aspp_width=128,
@@ -54,6 +60,7 @@ FEELVOS_T = FeelvosConfig(
     decoder_width=128,
     head_width=64,
     head_layers=3,
+    norm_momentum=0.03,
     frame_sample=512,
     reference_sample=2048,
 )

@@ -7,7 +7,7 @@ Source: FEELVOS, Voigtlaender et al. 2019, section 3.3 and 3.4 (checked by tests
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ _OUTSIDE = 1e9
 
 _TILE_CPU = 1 << 20
 _TILE_CUDA = 1 << 24
-_LOCAL_TILE_CPU = 12
+_LOCAL_TILE_CPU = 10
 _LOCAL_TILE_CUDA = 32
 
 
@@ -42,7 +42,7 @@ def _as_reference(embedding: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class GlobalMatch:
-    """squared: [K, n] least squared distance of each query pixel to each channel, ABSENT where it has no features.
+    """squared: [K, n] least squared distance of each query pixel to each object, ABSENT where it has no features.
 
     hits: [m] float32, how many query pixels found their nearest neighbour in each reference feature; None unless asked.
     """
@@ -55,31 +55,42 @@ def global_matching(
     query: Tensor,
     reference: Tensor,
     identity: Tensor,
-    channels: int,
+    ids: Sequence[int],
     *,
     neighbors: int = 1,
     count_hits: bool = False,
 ) -> GlobalMatch:
-    """Match every query pixel against the remembered features of every channel.
+    """Match every query pixel against the remembered features of each of `ids`.
 
-    query: [n, C]; reference: [m, C]; identity: [m] int64 channel of each reference feature, 0..channels-1.
+    query: [n, C]; reference: [m, C]; identity: [m] int64, whose feature each one is; K = len(ids).
     neighbors: the mean over this many nearest instead of the nearest (over all of them where there are fewer).
     """
-    rows, columns = _as_query(query), _as_reference(reference)
-    norm = query.square().sum(1)
     squared = []
     hits = query.new_zeros(reference.shape[0]) if count_hits else None
-    for channel in range(channels):
-        members = (identity == channel).nonzero()[:, 0]
-        if members.numel() == 0:
-            squared.append(torch.full_like(norm, ABSENT))
-            continue
-        own = columns[members]
-        nearest = _nearest(rows, own, neighbors)
-        squared.append(nearest + norm)
-        if hits is not None:
-            hits[members] = _arg_min_hits(rows, own)
+    for name in ids:
+        members = (identity == name).nonzero()[:, 0]
+        own = reference[members]
+        if hits is None or neighbors > 1 or members.numel() == 0:
+            squared.append(nearest_squared(query, own, neighbors=neighbors))
+        if hits is not None and members.numel():
+            least, winners = _nearest_indexed(query, own)
+            hits[members] = torch.bincount(winners, minlength=members.numel()).to(query.dtype)
+            if neighbors == 1:
+                squared.append(least)
     return GlobalMatch(torch.stack(squared), hits)
+
+
+def nearest_squared(query: Tensor, reference: Tensor, *, neighbors: int = 1) -> Tensor:
+    """[n] squared distance of each query row to its nearest reference row, or the mean over several nearest.
+
+    query: [n, C]; reference: [m, C]; ABSENT when m is 0. Rounding may leave values slightly below 0.
+    """
+    if reference.shape[0] == 0:
+        return query.new_full((query.shape[0],), ABSENT)
+    rows, columns = _as_query(query), _as_reference(reference)
+    side = _tile_side(query.device)
+    least = [_least_of_row(rows[part], columns, side, neighbors) for part in _tiles(rows.shape[0], side)]
+    return torch.cat(least) + query.square().sum(1)
 
 
 def _tiles(count: int, tile: int) -> Iterator[slice]:
@@ -90,22 +101,12 @@ def _tile_side(device: torch.device) -> int:
     return 1 << ((_TILE_CUDA if device.type == "cuda" else _TILE_CPU).bit_length() // 2)
 
 
-def _nearest(rows: Tensor, columns: Tensor, neighbors: int) -> Tensor:
-    """[n] mean of the `neighbors` least entries of rows @ columns.T, with a running minimum over tiles."""
-    side = _tile_side(rows.device)
-    result = []
-    for part in _tiles(rows.shape[0], side):
-        best: Tensor | None = None
-        for chunk in _tiles(columns.shape[0], side):
-            least = _least(rows[part] @ columns[chunk].T, neighbors)
-            if best is None:
-                best = least
-            elif neighbors == 1:
-                best = torch.minimum(best, least)
-            else:
-                best = _least(torch.cat([best, least], dim=1), neighbors)
-        result.append(best.mean(1) if best is not None else rows.new_full((rows[part].shape[0],), ABSENT))
-    return torch.cat(result)
+def _least_of_row(rows: Tensor, columns: Tensor, side: int, neighbors: int) -> Tensor:
+    """[n] mean of the `neighbors` least entries of rows @ columns.T, with a running minimum over tiles of columns."""
+    best = rows.new_zeros(rows.shape[0], 0)
+    for chunk in _tiles(columns.shape[0], side):
+        best = _least(torch.cat([best, _least(rows @ columns[chunk].T, neighbors)], dim=1), neighbors)
+    return best.mean(1)
 
 
 def _least(products: Tensor, count: int) -> Tensor:
@@ -115,10 +116,11 @@ def _least(products: Tensor, count: int) -> Tensor:
     return products.topk(min(count, products.shape[1]), dim=1, largest=False).values
 
 
-def _arg_min_hits(rows: Tensor, columns: Tensor) -> Tensor:
-    """[m] how often each column is the nearest of a row."""
-    side = _tile_side(rows.device)
-    winners = []
+def _nearest_indexed(query: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """[n] squared distance to the nearest reference row, and [n] which row that is. Dearer than nearest_squared()."""
+    rows, columns = _as_query(query), _as_reference(reference)
+    side = _tile_side(query.device)
+    values, winners = [], []
     for part in _tiles(rows.shape[0], side):
         value = rows.new_full((part.stop - part.start,), torch.inf)
         index = torch.zeros_like(value, dtype=torch.int64)
@@ -126,15 +128,16 @@ def _arg_min_hits(rows: Tensor, columns: Tensor) -> Tensor:
             least = (rows[part] @ columns[chunk].T).min(1)
             index = torch.where(least.values < value, least.indices + chunk.start, index)
             value = torch.minimum(value, least.values)
+        values.append(value)
         winners.append(index)
-    return torch.bincount(torch.cat(winners), minlength=columns.shape[0]).to(rows.dtype)
+    return torch.cat(values) + query.square().sum(1), torch.cat(winners)
 
 
-def local_matching(query: Tensor, previous: Tensor, labels: Tensor, channels: int, *, window: int) -> Tensor:
-    """Distance of every query pixel to the nearest previous pixel of each channel at most `window` away on both axes.
+def local_matching(query: Tensor, previous: Tensor, labels: Tensor, ids: Sequence[int], *, window: int) -> Tensor:
+    """Distance of every query pixel to the nearest previous pixel of each object at most `window` away on both axes.
 
-    query, previous: [h, w, C]; labels: [h, w] int64 channel of each previous pixel.
-    Returns [channels, h, w] distances; exactly 1 where the window holds none of the channel.
+    query, previous: [h, w, C]; labels: [h, w] int64 object of each previous pixel; K = len(ids).
+    Returns [K, h, w] distances; exactly 1 where the window holds nothing of the object.
     """
     height, width, _ = query.shape
     tile = _LOCAL_TILE_CUDA if query.device.type == "cuda" else _LOCAL_TILE_CPU
@@ -146,14 +149,12 @@ def local_matching(query: Tensor, previous: Tensor, labels: Tensor, channels: in
     rows = _as_query(query.flatten(0, 1)).unflatten(0, (height, width))
     columns = _as_reference(previous.flatten(0, 1)).unflatten(0, (height, width))
     norm = query.square().sum(2)
-    bias = _channel_bias(labels, channels, query.dtype)
-    result = query.new_full((channels, height, width), ABSENT)
-    for box, present in zip(boxes, _present(bias, boxes), strict=True):
+    bias = _object_bias(labels, ids, query.dtype)
+    result = query.new_full((len(ids), height, width), ABSENT)
+    for box, members in zip(boxes, _near_members(bias, boxes), strict=True):
         products = box.near_products(rows, columns, window)
-        inner = bias[:, box.near_rows, box.near_columns].flatten(1)
-        for channel in present:
-            # Adding the bias to a tile that holds one channel only would change nothing.
-            own = products if len(present) == 1 else products + inner[channel]
+        for channel, whole in members:
+            own = products if whole else products + bias[channel, box.near_rows, box.near_columns].flatten()
             least = own.amin(1).unflatten(0, (box.height, box.width))
             result[channel, box.rows, box.columns] = least + norm[box.rows, box.columns]
     return to_distance(result)
@@ -163,16 +164,23 @@ def _grown(part: slice, window: int, limit: int) -> slice:
     return slice(max(part.start - window, 0), min(part.stop + window, limit))
 
 
-def _channel_bias(labels: Tensor, channels: int, dtype: torch.dtype) -> Tensor:
-    """[channels, h, w]: 0 where a pixel belongs to the channel, _OUTSIDE elsewhere."""
-    members = torch.arange(channels, device=labels.device)[:, None, None] == labels
+def _object_bias(labels: Tensor, ids: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """[K, h, w]: 0 where a pixel belongs to the object, _OUTSIDE elsewhere."""
+    members = torch.tensor(ids, device=labels.device)[:, None, None] == labels
     return torch.where(members, 0.0, _OUTSIDE).to(dtype)
 
 
-def _present(bias: Tensor, boxes: list[_Box]) -> list[list[int]]:
-    """For each box the channels that its neighbourhood holds; one transfer to the host for all."""
-    least = torch.stack([bias[:, box.near_rows, box.near_columns].flatten(1).amin(1) for box in boxes])
-    return [[channel for channel, value in enumerate(row) if value == 0.0] for row in least.tolist()]
+def _near_members(bias: Tensor, boxes: list[_Box]) -> list[list[tuple[int, bool]]]:
+    """For each box the channels found near it, and whether all pixels there are that channel's.
+
+    One transfer to the host for all boxes.
+    """
+    near = [bias[:, box.near_rows, box.near_columns].flatten(1) for box in boxes]
+    extremes = torch.stack([torch.stack([part.amin(1), part.amax(1)], dim=1) for part in near])
+    return [
+        [(channel, most == 0.0) for channel, (least, most) in enumerate(box) if least == 0.0]
+        for box in extremes.tolist()
+    ]
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,18 @@ Knows tensors only; matching is in matching.py, the state of a video in engine.p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engines.feelvos.config import FeelvosConfig
-from engines.layers.xception import ConvNorm, SeparableConv, TrunkFeatures, Xception65, plain_conv
+from engines.layers.mobilenetv2 import CHANNELS as MOBILE_CHANNELS
+from engines.layers.mobilenetv2 import MobileNetV2
+from engines.layers.xception import ConvNorm, NormConfig, SeparableConv, TrunkFeatures, Xception65, plain_conv
 
-DECODER_EPS = 1e-5
+_DECODER_EPS = 1e-5
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,13 @@ def feature_size(height: int, width: int) -> tuple[int, int]:
 class AtrousPyramid(nn.Module):
     """ASPP: the whole image's mean, a 1x1 and some dilated 3x3 views of the same features, projected together."""
 
-    def __init__(self, width_in: int, width: int, rates: tuple[int, ...]) -> None:
+    def __init__(self, width_in: int, width: int, rates: tuple[int, ...], norm: NormConfig) -> None:
         super().__init__()
-        self.image_pooling = ConvNorm(plain_conv(width_in, width), eps=DECODER_EPS)
-        branches: list[nn.Module] = [ConvNorm(plain_conv(width_in, width), eps=DECODER_EPS)]
-        branches += [SeparableConv(width_in, width, rate=rate, eps=DECODER_EPS) for rate in rates]
+        self.image_pooling = ConvNorm(plain_conv(width_in, width), norm)
+        branches: list[nn.Module] = [ConvNorm(plain_conv(width_in, width), norm)]
+        branches += [SeparableConv(width_in, width, norm, rate=rate) for rate in rates]
         self.branches = nn.ModuleList(branches)
-        self.projection = ConvNorm(plain_conv(width * (len(branches) + 1), width), eps=DECODER_EPS)
+        self.projection = ConvNorm(plain_conv(width * (len(branches) + 1), width), norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] to [B, width, h, w]."""
@@ -57,12 +59,12 @@ class AtrousPyramid(nn.Module):
 class Decoder(nn.Module):
     """Brings the pyramid's features to stride 4 and mixes in the trunk's own features of that stride."""
 
-    def __init__(self, low_in: int, config: FeelvosConfig) -> None:
+    def __init__(self, low_in: int, config: FeelvosConfig, norm: NormConfig) -> None:
         super().__init__()
-        self.low_projection = ConvNorm(plain_conv(low_in, config.low_width), eps=DECODER_EPS)
+        self.low_projection = ConvNorm(plain_conv(low_in, config.low_width), norm)
         self.convs = nn.Sequential(
-            SeparableConv(config.aspp_width + config.low_width, config.decoder_width, eps=DECODER_EPS),
-            SeparableConv(config.decoder_width, config.decoder_width, eps=DECODER_EPS),
+            SeparableConv(config.aspp_width + config.low_width, config.decoder_width, norm),
+            SeparableConv(config.decoder_width, config.decoder_width, norm),
         )
 
     def forward(self, pyramid: Tensor, low: Tensor) -> Tensor:
@@ -138,15 +140,37 @@ class DynamicHead(nn.Module):
         return logits[:, 0]
 
 
-class FeelvosNet(nn.Module):
-    """Trunk, pyramid, decoder, embedding and head of one variant."""
+class MobileTrunk(nn.Module):
+    """MobileNetV2 as a segmentation trunk: features at stride 4 and stride 16."""
 
-    def __init__(self, config: FeelvosConfig) -> None:
+    low_width = MOBILE_CHANNELS[0]
+    high_width = MOBILE_CHANNELS[-1]
+
+    def __init__(self, *, live_norm: bool) -> None:
+        super().__init__()
+        self.mobilenet = MobileNetV2(live_norm=live_norm)
+
+    def forward(self, image: Tensor) -> TrunkFeatures:
+        """image: [B, 3, H, W], normalised."""
+        maps = self.mobilenet(image)
+        return TrunkFeatures(low=maps[0], high=maps[-1])
+
+
+class FeelvosNet(nn.Module):
+    """Trunk, pyramid, decoder, embedding and head of one variant.
+
+    live_norm: batch norms learn and follow the batches in train(); else they are the fixed maps of finished weights.
+    """
+
+    def __init__(self, config: FeelvosConfig, *, live_norm: bool = False) -> None:
         super().__init__()
         self.config = config
-        self.trunk = Xception65()
-        self.aspp = AtrousPyramid(self.trunk.high_width, config.aspp_width, config.aspp_rates)
-        self.decoder = Decoder(self.trunk.low_width, config)
+        norm = NormConfig(momentum=config.norm_momentum, live=live_norm)
+        self.trunk: Xception65 | MobileTrunk
+        self.trunk = Xception65(norm) if config.trunk == "xception65" else MobileTrunk(live_norm=live_norm)
+        norm = replace(norm, eps=_DECODER_EPS)
+        self.aspp = AtrousPyramid(self.trunk.high_width, config.aspp_width, config.aspp_rates, norm)
+        self.decoder = Decoder(self.trunk.low_width, config, norm)
         self.embedding = BiasedSeparableConv(config.decoder_width, config.embedding_width, 3)
         self.head = DynamicHead(config)
 

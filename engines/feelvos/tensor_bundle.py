@@ -7,6 +7,7 @@ a tensor's raw bytes lie. Knows nothing of any network.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import tarfile
 from collections.abc import Callable, Iterator
@@ -153,8 +154,10 @@ class TensorBundle:
     def __init__(self, read_file: ReadFile) -> None:
         """read_file: gives the bytes of the file with a given ending. Raises WeightsError."""
         self._read_file = read_file
+        index = read_file(".index")
+        self.sha256 = hashlib.sha256(index).hexdigest()  # the index holds a checksum of every tensor
         try:
-            items = dict(_table_items(read_file(".index")))
+            items = dict(_table_items(index))
         except IndexError as error:
             raise WeightsError("the checkpoint's index file is damaged; fetch it again") from error
         header = _numbers(items.pop(b"", b""))

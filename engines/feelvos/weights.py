@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from engines.checkpoint import Checkpoint, load_checkpoint
 from engines.errors import WeightsError
-from engines.feelvos.tensor_bundle import open_bundle
+from engines.feelvos.tensor_bundle import is_bundle, open_bundle
 
 # From this network's module paths to TensorFlow's variable scopes; the first pattern that fits is applied.
 _SCOPES: tuple[tuple[str, str], ...] = (
@@ -87,9 +88,6 @@ def convert(variables: Mapping[str, NDArray[np.float32]], network: nn.Module) ->
     """
     state: dict[str, Tensor] = {}
     for key, current in network.state_dict().items():
-        if key.endswith("num_batches_tracked"):
-            state[key] = torch.zeros_like(current)
-            continue
         name = published_name(key)
         if name not in variables:
             raise WeightsError(f"the checkpoint has no variable {name!r}; is it FEELVOS with Xception-65?")
@@ -106,7 +104,7 @@ def read_published(path: Path, network: nn.Module) -> dict[str, Tensor]:
     TensorFlow is not needed. Raises WeightsError.
     """
     bundle = open_bundle(path)
-    wanted = {published_name(key) for key in network.state_dict() if not key.endswith("num_batches_tracked")}
+    wanted = {published_name(key) for key in network.state_dict()}
     missing = sorted(wanted - bundle.entries.keys())
     if missing:
         raise WeightsError(
@@ -114,3 +112,14 @@ def read_published(path: Path, network: nn.Module) -> dict[str, Tensor]:
             "is it a FEELVOS checkpoint with Xception-65?"
         )
     return convert({name: bundle.read(name).astype(np.float32, copy=False) for name in sorted(wanted)}, network)
+
+
+def load_weights(weights: str | Path | Mapping[str, Tensor], name: str, network: nn.Module) -> Checkpoint:
+    """Read weights for `network`: all that load_checkpoint() takes, and TensorFlow's checkpoint as it is published.
+
+    Raises WeightsError.
+    """
+    if isinstance(weights, str | Path) and weights != "starter" and is_bundle(Path(weights)):
+        path = Path(weights)
+        return Checkpoint(read_published(path, network), open_bundle(path).sha256, str(path))
+    return load_checkpoint(weights, name)

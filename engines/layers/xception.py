@@ -10,9 +10,16 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BACKBONE_EPS = 1e-3
-BATCH_NORM_MOMENTUM = 3e-4
-"""PyTorch's momentum for a moving-average decay of 0.9997."""
+from engines.layers.norm import BatchNorm2d
+
+
+@dataclass(frozen=True)
+class NormConfig:
+    """Batch norm's settings; see engines.layers.norm. The defaults are the published trunk's."""
+
+    eps: float = 1e-3
+    momentum: float = 3e-4
+    live: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,10 +43,10 @@ def depthwise_conv(width: int, *, stride: int = 1, rate: int = 1) -> nn.Conv2d:
 class ConvNorm(nn.Module):
     """Convolution, batch norm and, unless switched off, ReLU."""
 
-    def __init__(self, conv: nn.Conv2d, *, eps: float = BACKBONE_EPS, relu: bool = True) -> None:
+    def __init__(self, conv: nn.Conv2d, norm: NormConfig, *, relu: bool = True) -> None:
         super().__init__()
         self.conv = conv
-        self.norm = nn.BatchNorm2d(conv.out_channels, eps=eps, momentum=BATCH_NORM_MOMENTUM)
+        self.norm = BatchNorm2d(conv.out_channels, live=norm.live, eps=norm.eps, momentum=norm.momentum)
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,18 +59,11 @@ class SeparableConv(nn.Module):
     """Depthwise 3x3 and pointwise 1x1, each with batch norm, ReLU after both or after neither."""
 
     def __init__(
-        self,
-        width_in: int,
-        width_out: int,
-        *,
-        stride: int = 1,
-        rate: int = 1,
-        eps: float = BACKBONE_EPS,
-        relu: bool = True,
+        self, width_in: int, width_out: int, norm: NormConfig, *, stride: int = 1, rate: int = 1, relu: bool = True
     ) -> None:
         super().__init__()
-        self.depthwise = ConvNorm(depthwise_conv(width_in, stride=stride, rate=rate), eps=eps, relu=relu)
-        self.pointwise = ConvNorm(plain_conv(width_in, width_out), eps=eps, relu=relu)
+        self.depthwise = ConvNorm(depthwise_conv(width_in, stride=stride, rate=rate), norm, relu=relu)
+        self.pointwise = ConvNorm(plain_conv(width_in, width_out), norm, relu=relu)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] to [B, C', h', w']."""
@@ -87,7 +87,7 @@ class UnitConfig:
 class XceptionUnit(nn.Module):
     """Three separable convolutions and a shortcut around them, taken before any ReLU."""
 
-    def __init__(self, width_in: int, config: UnitConfig) -> None:
+    def __init__(self, width_in: int, config: UnitConfig, norm: NormConfig) -> None:
         super().__init__()
         self.relu_before = config.relu_before
         widths = (width_in, *config.widths)
@@ -95,6 +95,7 @@ class XceptionUnit(nn.Module):
             SeparableConv(
                 widths[i],
                 widths[i + 1],
+                norm,
                 stride=config.stride if i == 2 else 1,
                 rate=config.rate,
                 relu=not config.relu_before,
@@ -104,7 +105,7 @@ class XceptionUnit(nn.Module):
         self.shortcut: nn.Module | None = None
         self.residual = config.shortcut != "none"
         if config.shortcut == "conv":
-            self.shortcut = ConvNorm(plain_conv(width_in, widths[-1], stride=config.stride), relu=False)
+            self.shortcut = ConvNorm(plain_conv(width_in, widths[-1], stride=config.stride), norm, relu=False)
 
     def convolve(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The outputs of the second and the third separable convolution, without the shortcut."""
@@ -134,18 +135,19 @@ class Xception65(nn.Module):
     high_width = 2048
     middle_units = 16
 
-    def __init__(self) -> None:
+    def __init__(self, norm: NormConfig | None = None) -> None:
         super().__init__()
-        self.conv1_1 = ConvNorm(plain_conv(3, 32, 3, stride=2))
-        self.conv1_2 = ConvNorm(plain_conv(32, 64, 3))
-        self.entry_block1 = XceptionUnit(64, UnitConfig((128, 128, 128), stride=2))
-        self.entry_block2 = XceptionUnit(128, UnitConfig((256, 256, 256), stride=2))
-        self.entry_block3 = XceptionUnit(256, UnitConfig((728, 728, 728)))
+        norm = norm or NormConfig()
+        self.conv1_1 = ConvNorm(plain_conv(3, 32, 3, stride=2), norm)
+        self.conv1_2 = ConvNorm(plain_conv(32, 64, 3), norm)
+        self.entry_block1 = XceptionUnit(64, UnitConfig((128, 128, 128), stride=2), norm)
+        self.entry_block2 = XceptionUnit(128, UnitConfig((256, 256, 256), stride=2), norm)
+        self.entry_block3 = XceptionUnit(256, UnitConfig((728, 728, 728)), norm)
         middle = UnitConfig((728, 728, 728), rate=2, shortcut="identity")
-        self.middle = nn.Sequential(*(XceptionUnit(728, middle) for _ in range(self.middle_units)))
-        self.exit_block1 = XceptionUnit(728, UnitConfig((728, 1024, 1024), rate=2))
+        self.middle = nn.Sequential(*(XceptionUnit(728, middle, norm) for _ in range(self.middle_units)))
+        self.exit_block1 = XceptionUnit(728, UnitConfig((728, 1024, 1024), rate=2), norm)
         last = UnitConfig((1536, 1536, 2048), rate=4, shortcut="none", relu_before=False)
-        self.exit_block2 = XceptionUnit(1024, last)
+        self.exit_block2 = XceptionUnit(1024, last, norm)
 
     def forward(self, image: Tensor) -> TrunkFeatures:
         """image: [B, 3, H, W] in -1..1."""

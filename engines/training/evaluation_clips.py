@@ -39,7 +39,7 @@ class AnnotatedClip:
 def read_frame(path: Path) -> Frame:
     """[H, W, 3] uint8 RGB of one image file."""
     with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"), dtype=np.uint8)
+        return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
 def read_label_map(path: Path) -> LabelMap:

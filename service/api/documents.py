@@ -136,7 +136,13 @@ def describe(record: SessionRecord, *, notes: tuple[str, ...] = ()) -> SessionOu
         expires_at=record.expires_at,
         error=record.error,
         notes=notes,
-        links={"self": here, "stream": f"{here}/stream", "masks": f"{here}/masks", "cancel": f"{here}/cancel"},
+        links={
+            "self": here,
+            "stream": f"{here}/stream",
+            "masks": f"{here}/masks",
+            "references": f"{here}/references",
+            "cancel": f"{here}/cancel",
+        },
     )
 
 

@@ -6,7 +6,7 @@ Whatever goes wrong, nothing is left in storage. The order: files first, then on
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,16 +23,14 @@ from service.api.services import Services
 from service.api.upload import Form, FormReader
 from service.errors import Conflict, InvalidInput, StorageFull, TooManyRequests, UnknownEngine, UnreadableVideo
 from service.media.reader import VideoInfo as ProbedVideo
-from service.plan import first_plan
+from service.plan import Plan, first_plan
 from service.redis_keys import new_session_id
-from service.schemas import MemoryOptions, SessionRecord, SessionSpec, VideoInfo
+from service.schemas import MemoryOptions, Reference, SessionRecord, SessionSpec, VideoInfo
 from service.sessions import Idempotency, Limits
 from service.settings import Settings
 from service.storage import INPUT, SESSION_FILE, Storage
 
 VIDEO_FILE = f"{INPUT}/video"
-_NATIVE = {"mask": "mask", "text": "text", "exemplar": "exemplar", "box": "mask", "point": "mask"}
-"""What an engine must take for each kind of reference: boxes and points become masks before it sees them."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,12 @@ async def accept_upload(
         try:
             form = await FormReader(content_type, services.settings, writer).read(chunks)
             options = read_options(form, services.settings)
-            intake = parse(form, mask_frame=options.start_frame, max_references=services.settings.max_references)
-            check_kinds(options.engine, intake)
+            intake = parse(
+                form,
+                options.engine,
+                mask_frame=options.start_frame,
+                max_references=services.settings.max_references,
+            )
             if form.video_bytes is None:
                 raise UnreadableVideo("no video was sent: add a `video` part (curl -F video=@clip.mp4)")
             await anyio.to_thread.run_sync(writer.commit)
@@ -154,21 +156,6 @@ def _memory(text: str | None) -> MemoryOptions:
     return options
 
 
-def check_kinds(engine: EngineInfo, intake: Intake) -> None:
-    """Raise InvalidInput for a kind of reference that the engine does not take, naming engines that do."""
-    for kind in sorted(intake.kinds) or ["auto"]:
-        native = _NATIVE.get(kind, "none")
-        if native not in engine.reference_kinds:
-            able = [info.name for info in CATALOG.values() if native in info.reference_kinds]
-            said = (
-                "no reference was sent, and the engine" if kind == "auto" else f"references of kind {kind}: the engine"
-            )
-            raise InvalidInput(
-                f"{said} {engine.name!r} needs {' or '.join(engine.reference_kinds)}; "
-                + (f"engines that can: {', '.join(able)}" if able else "no engine here can do without")
-            )
-
-
 async def _draft(
     services: Services, session_id: str, owner: str, form: Form, options: Options, intake: Intake
 ) -> tuple[SessionRecord, ReadReferences]:
@@ -197,11 +184,19 @@ async def _draft(
         spec=spec,
         references=read.references,
         objects=read.objects,
-        plan=first_plan(options.start_frame, options.end_frame),
+        plan=plan_of(read.references, options),
+        warnings=intake.warnings,
         created_at=now,
         expires_at=now + services.settings.session_ttl_s,
     )
     return record, read
+
+
+def plan_of(references: Sequence[Reference], options: Options) -> Plan:
+    """Forwards from the earliest reference, and before that backwards from it where it is followed that way."""
+    earliest = min((each.frame_index for each in references), default=options.start_frame)
+    back = any(each.frame_index == earliest and each.direction in ("backward", "both") for each in references)
+    return first_plan(options.start_frame, options.end_frame, back_from=earliest if back else None)
 
 
 async def _probe(services: Services, path: Path, form: Form) -> ProbedVideo:

@@ -13,17 +13,22 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from engines.catalog import EngineInfo
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.api.upload import Form, Part
 from service.errors import InvalidInput, UnreadableMask
+from service.exemplars import read_exemplar
 from service.masks import IGNORE_LABEL, LabelMap, encode_png, read_masks
+from service.reference_rules import check_agreement, check_engine, check_text, text_route, unknown_words_warning
 from service.schemas import Direction, ObjectInfo, Reference
 from service.storage import INPUT
 
 _NAMED_FILE = re.compile(r"(mask|exemplar)[A-Za-z0-9_.-]{0,40}")
 _FIELDS = ("video", "mask", "text", "box", "point", "exemplar", "exemplar_mask", "references")
-_OPTIONS = ("engine", "memory", "max_side", "start_frame", "end_frame")
+_OPTIONS = ("engine", "memory", "max_side", "start_frame", "end_frame", "max_objects")
+DEFAULT_AUTO_OBJECTS = 3
+MAX_AUTO_OBJECTS = 50
 _MAX_TEXT = 500
 Coordinate = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 
@@ -49,7 +54,9 @@ class ReferenceIn(BaseModel):
     exemplar_mask: str | None = Field(default=None, description="Name of the form part that holds its mask")
     name: str | None = Field(default=None, max_length=200)
     color: str | None = Field(default=None, pattern=r"^#[0-9a-fA-F]{6}$")
-    direction: Direction = "forward"
+    direction: Direction | None = Field(
+        default=None, description="Left out: both ways from the earliest frame with a reference, else forward"
+    )
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,16 @@ class Intake:
     """`mask` parts of the short form, for `mask_frame`."""
     mask_frame: int
     files: dict[str, bytes]
+    auto: Reference | None = None
+    """Stands in when nothing was given: the worker finds the objects."""
+    warnings: tuple[str, ...] = ()
+
+    def direction(self, entry: ReferenceIn) -> Direction:
+        """Which way an entry is followed, where the client did not say."""
+        earliest = min((each.frame_index for each in self.entries), default=entry.frame_index)
+        if self.masks:
+            earliest = min(earliest, self.mask_frame)
+        return entry.direction or ("both" if entry.frame_index == earliest else "forward")
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -78,8 +95,9 @@ class ReadReferences:
     notes: tuple[str, ...]
 
 
-def parse(form: Form, *, mask_frame: int, max_references: int) -> Intake:
+def parse(form: Form, engine: EngineInfo, *, mask_frame: int, max_references: int) -> Intake:
     """Everything that can be checked without the video. Raises InvalidInput with the field's name."""
+    check_engine(engine)
     _refuse_unknown_fields(form)
     masks = tuple(part.data for part in form.all("mask"))
     files = {part.name: part.data for part in form.parts if _NAMED_FILE.fullmatch(part.name)}
@@ -88,7 +106,32 @@ def parse(form: Form, *, mask_frame: int, max_references: int) -> Intake:
     entries += _short_form(form, mask_frame, _free_ids(used, bool(masks)))
     if len(entries) + len(masks) > max_references:
         raise InvalidInput(f"{len(entries) + len(masks)} references are given; at most {max_references} are taken")
-    return Intake(tuple(entries), masks if not _names_mask(entries) else (), mask_frame, files)
+    check_agreement(entries)
+    warnings = tuple(_text_warnings(entries, engine))
+    masks = masks if not _names_mask(entries) else ()
+    auto = None if entries or masks else Reference(kind="auto", frame_index=mask_frame, max_objects=auto_limit(form))
+    return Intake(tuple(entries), masks, mask_frame, files, auto, warnings)
+
+
+def _text_warnings(entries: Iterable[ReferenceIn], engine: EngineInfo) -> Iterable[str]:
+    """Check every text; yields what was not understood."""
+    for entry in entries:
+        if entry.kind == "text":
+            unknown = check_text(entry.text or "", engine, "text")
+            if unknown:
+                yield unknown_words_warning(entry.text or "", unknown, text_route(engine).engine)
+
+
+def auto_limit(form: Form) -> int:
+    """How many objects to look for when no reference is given. Raises InvalidInput."""
+    text = form.one("max_objects")
+    if text is None:
+        return DEFAULT_AUTO_OBJECTS
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:6]) <= MAX_AUTO_OBJECTS:
+        raise InvalidInput(
+            f"max_objects must be a whole number from 1 to {MAX_AUTO_OBJECTS}, not {text[:40]!r}", field="max_objects"
+        )
+    return int(text)
 
 
 def _names_mask(entries: Iterable[ReferenceIn]) -> bool:
@@ -129,8 +172,13 @@ def _short_form(form: Form, frame_index: int, ids: Iterable[int]) -> list[Refere
     values += [{"kind": "point", "point": _numbers(part), "frame_index": frame_index} for part in form.all("point")]
     if form.all("exemplar"):
         if not form.all("exemplar_mask"):
-            raise InvalidInput("an `exemplar` image needs an `exemplar_mask` PNG of the same size")
-        values.append({"kind": "exemplar", "exemplar": "exemplar", "exemplar_mask": "exemplar_mask"})
+            raise InvalidInput(
+                "an `exemplar` image needs an `exemplar_mask` PNG of the same size", field="exemplar_mask"
+            )
+        exemplar = {"exemplar": "exemplar", "exemplar_mask": "exemplar_mask"}
+        values.append({"kind": "exemplar", "frame_index": frame_index, **exemplar})
+    elif form.all("exemplar_mask"):
+        raise InvalidInput("an `exemplar_mask` was sent without its `exemplar` image", field="exemplar")
     try:
         return [ReferenceIn.model_validate({"object_id": next(free, 0), **value}) for value in values]
     except ValidationError as error:
@@ -182,6 +230,9 @@ class References:
         for entry in self._intake.entries:
             if entry.kind != "mask":
                 self._references.append(self._other(entry))
+        if self._intake.auto is not None:
+            limit = min(self._intake.auto.max_objects or 1, self._max_objects)
+            self._references.append(self._intake.auto.model_copy(update={"max_objects": limit}))
         objects = self._objects()
         if len(objects) > self._max_objects:
             raise InvalidInput(f"{len(objects)} objects are given; at most {self._max_objects} are allowed")
@@ -192,7 +243,7 @@ class References:
         groups: dict[tuple[int, Direction], list[ReferenceIn]] = {}
         for entry in self._intake.entries:
             if entry.kind == "mask":
-                groups.setdefault((entry.frame_index, entry.direction), []).append(entry)
+                groups.setdefault((entry.frame_index, self._intake.direction(entry)), []).append(entry)
         for (frame_index, direction), entries in groups.items():
             label_map = np.zeros(self._size, np.uint8)
             for entry in entries:
@@ -225,26 +276,28 @@ class References:
             "kind": entry.kind,
             "frame_index": entry.frame_index,
             "object_ids": (entry.object_id,),
-            "direction": entry.direction,
+            "direction": self._intake.direction(entry),
         }
         if entry.kind == "box":
             return Reference(**facts, box=self._box(entry))
         if entry.kind == "point":
             return Reference(**facts, points=self._points(entry))
         if entry.kind == "text":
-            if not entry.text:
-                raise InvalidInput(f"references: object {entry.object_id} is of kind text but has no `text`")
             return Reference(**facts, text=entry.text)
-        image = self._keep("exemplar", self._file(entry.exemplar or "exemplar", entry), "image")
-        mask = self._keep("exemplar", self._file(entry.exemplar_mask or "exemplar_mask", entry), "png")
+        picture, marked = self._exemplar(entry)
+        image, mask = self._keep("exemplar", picture, "image"), self._keep("exemplar", marked, "png")
         return Reference(**facts, file=image, mask_file=mask)
 
     def _box(self, entry: ReferenceIn) -> tuple[float, float, float, float]:
         if entry.box is None:
             raise InvalidInput(f"references: object {entry.object_id} is of kind box but has no `box`")
         x, y, width, height = entry.box
-        if width < 1 or height < 1 or x >= self._size[1] or y >= self._size[0] or x + width <= 0 or y + height <= 0:
-            raise InvalidInput(f"box {list(entry.box)} (x, y, width, height) lies outside the {self._shown} video")
+        if width < 1 or height < 1:
+            raise InvalidInput(f"box {list(entry.box)} (x, y, width, height) is empty", field="box")
+        if x >= self._size[1] or y >= self._size[0] or x + width <= 0 or y + height <= 0:
+            raise InvalidInput(
+                f"box {list(entry.box)} (x, y, width, height) lies outside the {self._shown} video", field="box"
+            )
         return entry.box
 
     def _points(self, entry: ReferenceIn) -> tuple[tuple[float, float, int], ...]:
@@ -255,8 +308,29 @@ class References:
             raise InvalidInput(f"references: object {entry.object_id} is of kind point but has no point inside it")
         for x, y, _ in points:
             if not (0 <= x < self._size[1] and 0 <= y < self._size[0]):
-                raise InvalidInput(f"point [{x:g}, {y:g}] (x, y) lies outside the {self._shown} video")
+                raise InvalidInput(f"point [{x:g}, {y:g}] (x, y) lies outside the {self._shown} video", field="point")
         return tuple(points)
+
+    def _exemplar(self, entry: ReferenceIn) -> tuple[bytes, bytes]:
+        """The exemplar image as sent, and its mask as a label map in which 1 is the object."""
+        data = self._file(entry.exemplar or "exemplar", entry)
+        if (entry.exemplar_mask or "exemplar_mask") not in self._intake.files:
+            raise InvalidInput(
+                f"references: object {entry.object_id} has an exemplar without a mask; send a PNG of the same size "
+                "that marks the object in it (exemplar_mask)",
+                field="exemplar_mask",
+            )
+        height, width = read_exemplar(data).shape[:2]
+        try:
+            read = read_masks(
+                [self._file(entry.exemplar_mask or "exemplar_mask", entry)], (height, width), max_objects=254
+            )
+        except UnreadableMask as error:
+            raise UnreadableMask(
+                f"exemplar_mask, for an exemplar of {height}x{width}: {error.detail}", field="exemplar_mask"
+            ) from error
+        marked = ((read.label_map > 0) & (read.label_map != IGNORE_LABEL)).astype(np.uint8)
+        return data, encode_png(marked, indexed=False)
 
     @property
     def _shown(self) -> str:

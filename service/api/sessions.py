@@ -41,6 +41,7 @@ _UPLOAD_FORM: dict[str, Any] = {
         "max_side": {"type": "integer"},
         "start_frame": {"type": "integer"},
         "end_frame": {"type": "integer", "description": "Exclusive"},
+        "max_objects": {"type": "integer", "description": "Most objects to find when no reference is sent"},
     },
 }
 UPLOAD_BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _UPLOAD_FORM}}}}

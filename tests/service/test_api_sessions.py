@@ -125,7 +125,6 @@ def bad_uploads(clip: bytes) -> dict[str, tuple[dict[str, Any], int, str]]:
         "empty video": ({"video": b"", "masks": good}, 422, "not a readable video"),
         "text": ({"video": b"no video" * 99, "masks": good}, 422, "not a readable video"),
         "cut video": ({"video": clip[:500], "masks": good}, 422, "not a readable video"),
-        "no reference": ({"video": clip}, 422, "needs mask"),
         "mask of another size": ({"video": clip, "masks": [mask_png(size=(24, 40))]}, 422, "Resize the mask"),
         "empty mask": ({"video": clip, "masks": [mask_png(())]}, 422, "holds no object"),
         "RGB mask": ({"video": clip, "masks": [mask_png(mode="RGB")]}, 422, "Pillow"),
@@ -144,7 +143,7 @@ def bad_uploads(clip: bytes) -> dict[str, tuple[dict[str, Any], int, str]]:
         "reference id 0": ({"video": clip, "references": '[{"object_id":0,"kind":"text"}]'}, 422, "object_id"),
         "mask too many bytes": ({"video": clip, "masks": [bytes(60_000)]}, 413, "larger than 50000"),
         "field too many bytes": ({"video": clip, "masks": good, "references": "x" * 20_000}, 413, "larger than 10000"),
-        "text for a mask engine": ({"video": clip, "text": "the dog"}, 422, "kind text"),
+        "text without a known word": ({"video": clip, "text": "the dog"}, 422, "Known words: black"),
         "bad Idempotency-Key": (
             {"video": clip, "masks": good, "headers": {"Idempotency-Key": "a b"}},
             422,

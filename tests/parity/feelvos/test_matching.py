@@ -37,7 +37,7 @@ def test_global_matching_equals_the_released_code(matching: Arrays, group: str, 
         rows(matching, "query_emb"),
         rows(matching, "ref_emb"),
         labels(matching, "ref_labels").flatten(),
-        len(wanted),
+        range(len(wanted)),
         neighbors=neighbors,
     )
     found = match.squared.view_as(wanted)
@@ -47,7 +47,7 @@ def test_global_matching_equals_the_released_code(matching: Arrays, group: str, 
 
 def test_a_channel_without_features_is_at_distance_one(matching: Arrays) -> None:
     match = global_matching(
-        rows(matching, "query_emb"), rows(matching, "ref_emb"), labels(matching, "ref_labels").flatten(), 4
+        rows(matching, "query_emb"), rows(matching, "ref_emb"), labels(matching, "ref_labels").flatten(), range(4)
     )
     assert torch.all(match.squared[3] == ABSENT)
     assert torch.all(to_distance(match.squared[3]) == 1.0)
@@ -59,7 +59,7 @@ def test_matching_the_pixels_that_the_released_code_drew(matching: Arrays) -> No
         rows(matching, "query_emb"),
         rows(matching, "ref_emb")[picked],
         labels(matching, "ref_labels").flatten()[picked],
-        3,
+        range(3),
     )
     wanted = reference_maps(matching, "global_cap40/sqdist")
     torch.testing.assert_close(match.squared.view_as(wanted), wanted, atol=1e-4, rtol=1e-6)
@@ -72,7 +72,7 @@ def test_local_matching_equals_the_released_code(matching: Arrays, window: int) 
         torch.from_numpy(matching["query_emb"]),
         torch.from_numpy(matching["prev_emb"]),
         labels(matching, "prev_labels"),
-        len(wanted),
+        range(len(wanted)),
         window=window,
     )
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
@@ -108,13 +108,18 @@ def brute_force_local(query: Tensor, previous: Tensor, previous_labels: Tensor, 
 @pytest.mark.parametrize("window", [2, 15])
 def test_local_matching_equals_brute_force(small_scene: tuple[Tensor, Tensor, Tensor], window: int) -> None:
     query, previous, previous_labels = small_scene
-    found = local_matching(query, previous, previous_labels, 3, window=window)
+    found = local_matching(query, previous, previous_labels, range(3), window=window)
     wanted = brute_force_local(query, previous, previous_labels, window)
     torch.testing.assert_close(found.double(), wanted, atol=1e-5, rtol=0)
 
 
 def test_tiles_of_the_bank_do_not_change_the_match(monkeypatch: pytest.MonkeyPatch, matching: Arrays) -> None:
-    arguments = (rows(matching, "query_emb"), rows(matching, "ref_emb"), labels(matching, "ref_labels").flatten(), 3)
+    arguments = (
+        rows(matching, "query_emb"),
+        rows(matching, "ref_emb"),
+        labels(matching, "ref_labels").flatten(),
+        range(3),
+    )
     whole = global_matching(*arguments, count_hits=True)
     monkeypatch.setattr(matching_module, "_TILE_CPU", 1 << 12)
     tiled = global_matching(*arguments, count_hits=True)
@@ -129,7 +134,7 @@ def test_tiles_of_the_bank_do_not_change_the_match(monkeypatch: pytest.MonkeyPat
 def test_hits_count_the_nearest_feature_of_every_query_pixel() -> None:
     reference = torch.tensor([[0.0, 0.0], [1.0, 0.0], [5.0, 5.0]])
     query = torch.tensor([[0.1, 0.0], [0.9, 0.0], [1.2, 0.0]])
-    match = global_matching(query, reference, torch.tensor([0, 0, 1]), 2, count_hits=True)
+    match = global_matching(query, reference, torch.tensor([0, 0, 1]), range(2), count_hits=True)
     assert match.hits is not None
     assert match.hits.tolist() == [1.0, 2.0, 3.0]
 
@@ -138,7 +143,17 @@ def test_gradients_reach_query_and_memory(small_scene: tuple[Tensor, Tensor, Ten
     query, previous, previous_labels = (tensor.clone() for tensor in small_scene)
     query.requires_grad_()
     previous.requires_grad_()
-    local_matching(query, previous, previous_labels, 3, window=3).sum().backward()
+    local_matching(query, previous, previous_labels, range(3), window=3).sum().backward()
     assert query.grad is not None and previous.grad is not None
     assert query.grad.abs().sum() > 0 and previous.grad.abs().sum() > 0
     assert torch.isfinite(query.grad).all()
+
+
+def test_ignored_pixels_and_gaps_between_ids(small_scene: tuple[Tensor, Tensor, Tensor]) -> None:
+    query, previous, previous_labels = small_scene
+    renamed = torch.tensor([0, 7, 255])[previous_labels]
+    found = local_matching(query, previous, renamed, (0, 7), window=4)
+    wanted = local_matching(query, previous, previous_labels, (0, 1), window=4)
+    assert torch.equal(found, wanted)
+    only_ignored = local_matching(query, previous, torch.full_like(renamed, 255), (0, 7), window=4)
+    assert torch.all(only_ignored == 1.0)

@@ -36,7 +36,7 @@ def features(network: FeelvosNet, case: Arrays) -> FrameFeatures:
 def test_every_published_variable_is_used(
     network: FeelvosNet, published_variables: dict[str, NDArray[np.float32]]
 ) -> None:
-    names = {published_name(key) for key in network.state_dict() if not key.endswith("num_batches_tracked")}
+    names = {published_name(key) for key in network.state_dict()}
     assert names == set(published_variables)
     assert len(names) == 752
 
@@ -107,9 +107,9 @@ def test_one_step_equals_the_released_code(
     embedding = features.embedding.permute(0, 2, 3, 1)
     previous = nearest_aligned(case[f"t{step}/prev_labels"], (size[0], size[1]))
     first = nearest_aligned(case["label0"], (size[0], size[1]))
-    match = global_matching(embedding[step].flatten(0, 1), embedding[0].flatten(0, 1), first.flatten(), channels)
+    match = global_matching(embedding[step].flatten(0, 1), embedding[0].flatten(0, 1), first.flatten(), range(channels))
     distance = to_distance(match.squared).view(channels, *size)
-    local = local_matching(embedding[step], embedding[step - 1], previous, channels, window=15)
+    local = local_matching(embedding[step], embedding[step - 1], previous, range(channels), window=15)
     one_hot = nn.functional.one_hot(previous, channels).permute(2, 0, 1).float()
     own = torch.stack([distance, one_hot, local], dim=1)
     with torch.no_grad():

@@ -1,0 +1,173 @@
+"""How AOT and DeAOT learn: one clip after the other through the network as it is served, and the losses.
+
+Source of the published recipe: Yang et al. 2021 and 2022; `starter` is what trains from scratch on little data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engines.aot.config import CHANNELS_PER_GROUP, OBJECTS_PER_GROUP, STRIDE
+from engines.aot.model import AotNet, EncodedFrame, join_memory, reader_of
+from engines.aot.propagation import LayerMemory
+from engines.training.clips import ClipBatch
+from engines.training.losses import hard_cross_entropy, matching_loss, soft_jaccard
+from engines.training.recipe import Recipe
+from engines.transforms import normalise
+
+_UNUSED = -1e4
+_LOSS_STRIDE = 2
+
+
+@dataclass(frozen=True)
+class AotLossConfig:
+    """Weights and shares at one point of the schedule.
+
+    hard_share: share of pixels in the cross entropy. own_masks: chance that a clip's memory holds predicted masks.
+    memorize: chance that a frame joins the long-term memory. reference, matching: weights of the auxiliary losses.
+    """
+
+    hard_share: float
+    own_masks: float
+    memorize: float = 0.5
+    reference: float = 0.0
+    matching: float = 0.0
+
+
+class AotLearner:
+    """An AOT or DeAOT network in training, for engines.training.trainer."""
+
+    def __init__(self, net: AotNet, recipe: Recipe) -> None:
+        self.net = net
+        self._recipe = recipe
+
+    def loss(self, batch: ClipBatch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Loss of one batch at a step of the recipe's schedule."""
+        config = loss_schedule(step / self._recipe.steps, published=self._recipe.preset == "published")
+        return clip_loss(self.net, batch, config, generator)
+
+    def is_encoder(self, name: str) -> bool:
+        """Whether a parameter belongs to the trunk."""
+        return name.startswith("encoder.")
+
+
+def loss_schedule(progress: float, *, published: bool) -> AotLossConfig:
+    """Settings at a share of the run, 0..1: pixels get harder, memories get the network's own masks."""
+    hard_share = max(0.15, 1 - 0.85 * progress / 0.5)
+    if published:
+        return AotLossConfig(hard_share, own_masks=float(progress > 0.5), memorize=0.0, reference=float(progress < 0.1))
+    return AotLossConfig(
+        hard_share,
+        own_masks=min(1.0, max(0.0, (progress - 0.3) / 0.4)),
+        reference=0.5 * max(0.0, 1 - progress / 0.5),
+        matching=0.3 * max(0.0, 1 - progress / 0.6),
+    )
+
+
+@dataclass(frozen=True)
+class ClipTargets:
+    """labels: [B, T, S, S] int64 ids 0..K. slots: [B, K + 1] identity slot of each id. used: [B, K + 1] bool."""
+
+    labels: Tensor
+    slots: Tensor
+    used: Tensor
+
+    def one_hot(self, ids: Tensor) -> Tensor:
+        """[B, S, S] ids to [B, 11, S, S] float in identity slots."""
+        slots = self.slots.gather(1, ids.flatten(1)).view(ids.shape)
+        channels = torch.arange(CHANNELS_PER_GROUP, device=ids.device).view(-1, 1, 1)
+        return (slots[:, None] == channels).float()
+
+    def in_use(self, logits: Tensor) -> Tensor:
+        """[B, 11, h, w] logits by slot to [B, K + 1, h, w] by id; ids that the clip does not have cannot win."""
+        index = self.slots[:, :, None, None].expand(-1, -1, *logits.shape[-2:])
+        return logits.gather(1, index).masked_fill(~self.used[:, :, None, None], _UNUSED)
+
+
+def assign_slots(labels: Tensor, generator: torch.Generator) -> ClipTargets:
+    """Give each clip's ids 1..K random identity slots, so that all ten get trained.
+
+    labels: [B, T, S, S] uint8.
+    """
+    batch, most = labels.shape[0], max(1, int(labels.max()))
+    order = torch.rand(batch, OBJECTS_PER_GROUP, generator=generator).argsort(dim=1)[:, :most] + 1
+    slots = torch.cat([torch.zeros(batch, 1, dtype=torch.long), order], dim=1).to(labels.device)
+    ids = labels.long()
+    used = torch.stack([(ids[:, 0] == i).flatten(1).any(dim=1) for i in range(most + 1)], dim=1)
+    used[:, 0] = True
+    return ClipTargets(ids, slots, used)
+
+
+def clip_loss(
+    net: AotNet, batch: ClipBatch, config: AotLossConfig, generator: torch.Generator
+) -> tuple[Tensor, dict[str, float]]:
+    """Loss of one batch of clips, and its parts for the log. `generator` decides slots, own masks and memory."""
+    frames = batch.frames.shape[1]
+    targets = assign_slots(batch.labels, generator)
+    encoded = _encode_clip(net, batch.frames)
+    step = net.reference_step(encoded[0], net.embed_ids(targets.one_hot(targets.labels[:, 0])))
+    long_term: Sequence[LayerMemory] = step.memory or ()
+    short_term = long_term
+    parts: dict[str, Tensor] = {"mask": torch.zeros(()), "reference": torch.zeros(()), "matching": torch.zeros(())}
+    if config.reference > 0:
+        parts["reference"] = mask_loss(net.decode(step, encoded[0]), targets, 0, config.hard_share)
+    keys = [step.queries[0].key]
+    for t in range(1, frames):
+        step = net.propagate_step(encoded[t], reader_of(long_term, net.config.heads), [short_term])
+        logits = net.decode(step, encoded[t])
+        parts["mask"] = parts["mask"] + mask_loss(logits, targets, t, config.hard_share) / (frames - 1)
+        keys.append(step.queries[0].key)
+        if t + 1 < frames:
+            fed = _fed_back(logits, targets, t, config.own_masks, generator)
+            short_term = net.remember(step, net.embed_ids(fed))
+            if float(torch.rand((), generator=generator)) < config.memorize:
+                long_term = join_memory(long_term, short_term)
+    if config.matching > 0:
+        parts["matching"] = _matching(keys, batch.origin, net.config.heads)
+    weights = {"mask": 1.0, "reference": config.reference, "matching": config.matching}
+    loss = sum((parts[name] * weight for name, weight in weights.items()), torch.zeros(()))
+    return loss, {name: float(part.detach()) for name, part in parts.items()}
+
+
+def mask_loss(logits: Tensor, targets: ClipTargets, t: int, hard_share: float) -> Tensor:
+    """Half cross entropy on the hardest pixels, half soft Jaccard, at half the input's resolution."""
+    labels = targets.labels[:, t, ::_LOSS_STRIDE, ::_LOSS_STRIDE]
+    logits = F.interpolate(targets.in_use(logits).float(), labels.shape[-2:], mode="bilinear", align_corners=True)
+    return 0.5 * hard_cross_entropy(logits, labels, hard_share) + 0.5 * soft_jaccard(logits, labels, targets.used)
+
+
+def _encode_clip(net: AotNet, frames: Tensor) -> list[EncodedFrame]:
+    """All frames of all clips through the encoder at once; one EncodedFrame of batch B per frame."""
+    batch, count = frames.shape[:2]
+    whole = net.encode(normalise(frames.transpose(0, 1).flatten(0, 1) * 255))
+    tokens = whole.tokens.split(batch)
+    adapted = [x.split(batch) for x in whole.adapted]
+    return [EncodedFrame(tokens[t], (adapted[0][t], adapted[1][t], adapted[2][t]), whole.grid) for t in range(count)]
+
+
+def _fed_back(logits: Tensor, targets: ClipTargets, t: int, chance: float, generator: torch.Generator) -> Tensor:
+    """One-hot label maps for the memory: the truth, or for some clips what the network itself found."""
+    truth = targets.labels[:, t]
+    own = (torch.rand(len(truth), generator=generator) < chance).to(truth.device)
+    if not bool(own.any()):
+        return targets.one_hot(truth)
+    seen = targets.in_use(logits.detach()).float()
+    found = F.interpolate(seen, truth.shape[-2:], mode="bilinear", align_corners=True).contiguous().argmax(dim=1)
+    return targets.one_hot(torch.where(own[:, None, None], found, truth))
+
+
+def _matching(keys: list[Tensor], origin: Tensor, heads: int) -> Tensor:
+    """Teach the affinity itself: each frame's keys against the first and the previous frame's."""
+    scale = (keys[0].shape[-1] / heads) ** -0.5 / heads
+    total = keys[0].new_zeros(())
+    origin = origin.flatten(2, 3)  # [B, T, N, 3]
+    pairs = sorted({(t, s) for t in range(1, len(keys)) for s in (0, t - 1)})
+    for t, s in pairs:
+        scores = keys[t] @ keys[s].transpose(1, 2) * scale
+        total = total + matching_loss(scores, origin[:, t], origin[:, s], radius_px=0.75 * STRIDE)
+    return total / len(pairs)

@@ -1,0 +1,51 @@
+"""Losses that several engines train with. Tensors in, scalars out; nothing here knows a network."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def hard_cross_entropy(logits: Tensor, target: Tensor, share: float, *, ignore: int = 255) -> Tensor:
+    """Cross entropy on the hardest `share` of each sample's pixels.
+
+    logits: [B, C, H, W]. target: [B, H, W] int64. share: 1 takes all pixels.
+    Source: Pohlen et al. 2017 (bootstrapped cross entropy), as AOT and FEELVOS use it.
+    """
+    per_pixel = F.cross_entropy(logits.float(), target, reduction="none", ignore_index=ignore).flatten(1)
+    if share >= 1:
+        return per_pixel.mean()
+    return per_pixel.topk(max(1, round(share * per_pixel.shape[1])), dim=1).values.mean()
+
+
+def soft_jaccard(logits: Tensor, target: Tensor, used: Tensor) -> Tensor:
+    """One minus the soft intersection over union, averaged over the channels in use (background excluded).
+
+    logits: [B, C, H, W]. target: [B, H, W] int64. used: [B, C] bool, channel 0 is background.
+    Source: Nowozin 2014; AOT's second loss term.
+    """
+    probability = logits.float().softmax(dim=1)
+    truth = F.one_hot(target.clamp(max=logits.shape[1] - 1), logits.shape[1]).movedim(-1, 1).to(probability.dtype)
+    both = (probability * truth).sum(dim=(2, 3))
+    either = (probability + truth - probability * truth).sum(dim=(2, 3))
+    jaccard = (both + 1) / (either + 1)  # an object that is gone and not predicted counts as found
+    objects = used.clone()
+    objects[:, 0] = False
+    weight = objects.to(jaccard.dtype)
+    return ((1 - jaccard) * weight).sum() / weight.sum().clamp_min(1)
+
+
+def matching_loss(scores: Tensor, query_origin: Tensor, key_origin: Tensor, *, radius_px: float) -> Tensor:
+    """How little attention falls on the tokens that show the same point; 0 where no token is known to.
+
+    scores: [B, N, M] attention logits. *_origin: [B, N or M, 3] (layer, x, y) of each token, see clips.Scene.
+    """
+    same = (query_origin[:, :, None, 0] == key_origin[:, None, :, 0]) & (query_origin[:, :, None, 0] >= 0)
+    near = (query_origin[:, :, None, 1:] - key_origin[:, None, :, 1:]).square().sum(dim=-1) < radius_px**2
+    match = same & near
+    known = match.any(dim=-1)
+    scores = scores.float()
+    hit = torch.logsumexp(scores.masked_fill(~match, -1e4), dim=-1)
+    loss = (torch.logsumexp(scores, dim=-1) - hit) * known
+    return loss.sum() / known.sum().clamp_min(1)

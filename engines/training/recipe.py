@@ -1,0 +1,73 @@
+"""Recipes: everything that decides a training run, as data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from engines.training.clips import ClipConfig
+
+PresetName = Literal["starter", "published"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of a run with one kind of batch.
+
+    freeze_norms: batch norms keep their statistics. memorize, leave and real override the recipe's own.
+    """
+
+    steps: int
+    batch: int
+    clips: ClipConfig
+    freeze_norms: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One engine's training.
+
+    rate falls from `rate` to `last_rate` by a power after a linear warm-up (a share of all steps). encoder_rate scales
+    it for the trunk. ema: decay of the weight average, which is what gets exported. precision: autocast dtype.
+    """
+
+    engine: str
+    preset: PresetName
+    phases: tuple[Phase, ...]
+    rate: float = 1e-3
+    last_rate: float = 1e-5
+    power: float = 0.9
+    warmup: float = 0.05
+    encoder_rate: float = 1.0
+    weight_decay: float = 0.05
+    clip_norm: float = 5.0
+    ema: float = 0.999
+    seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    losses: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        """Steps of all phases."""
+        return sum(phase.steps for phase in self.phases)
+
+    def phase_at(self, step: int) -> Phase:
+        """The phase that a step belongs to."""
+        for phase in self.phases:
+            if step < phase.steps:
+                return phase
+            step -= phase.steps
+        return self.phases[-1]
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a step."""
+        warm = max(1, round(self.warmup * self.steps))
+        if step < warm:
+            return self.rate * (step + 1) / warm
+        left = max(0.0, 1 - (step - warm) / max(1, self.steps - warm))
+        return self.last_rate + (self.rate - self.last_rate) * math.pow(left, self.power)
+
+    def ema_at(self, step: int) -> float:
+        """Decay of the weight average; shorter at the start, so that it does not hold on to the initial weights."""
+        return min(self.ema, (1 + step) / (10 + step))
