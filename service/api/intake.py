@@ -17,7 +17,7 @@ import anyio.to_thread
 from engines.catalog import CATALOG, DEFAULT_ENGINE, EngineInfo
 from pydantic import ValidationError
 
-from service.api.metrics import SESSIONS_CREATED, UPLOAD_BYTES
+from service.api.metrics import SESSIONS_ACCEPTED, UPLOAD_BYTES
 from service.api.references import Intake, ReadReferences, References, parse, parse_json
 from service.api.services import Services
 from service.api.upload import Form, FormReader
@@ -259,7 +259,7 @@ async def _write_down(
         if known is None:
             raise Conflict("the session that this Idempotency-Key made was deleted; use a new key")
         return Accepted(known, (), known=True)
-    SESSIONS_CREATED.labels(record.spec.engine).inc()
+    SESSIONS_ACCEPTED.labels(record.spec.engine).inc()
     UPLOAD_BYTES.inc(form.video_bytes or 0)
     return Accepted(await services.store.get(record.id) or record, read.notes)
 

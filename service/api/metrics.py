@@ -11,7 +11,7 @@ REQUEST_SECONDS = Histogram(
     buckets=(0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0),
 )
 UPLOAD_BYTES = Counter("maskstream_upload_bytes", "Bytes of uploaded videos that were accepted")
-SESSIONS_CREATED = Counter("maskstream_sessions_created", "Sessions accepted", ("engine",))
+SESSIONS_ACCEPTED = Counter("maskstream_sessions_accepted", "Sessions accepted", ("engine",))
 SOCKETS = Gauge("maskstream_sockets", "Open mask sockets")
 SOCKET_MESSAGES = Counter("maskstream_socket_messages", "Mask messages sent", ("format",))
 SOCKETS_STALLED = Counter("maskstream_sockets_stalled", "Sockets closed because their reader took nothing")

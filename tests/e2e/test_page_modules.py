@@ -13,21 +13,12 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from tests.conftest import chromium_path
+from tests.e2e.browser import BROWSER_ARGS
 
 pytestmark = pytest.mark.browser
 
 WEB = Path(__file__).parents[2] / "service" / "api" / "web"
 ORIGIN = "http://page.test"
-BROWSER_ARGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="module")

@@ -351,9 +351,19 @@ function dropped(event) {
   if (event.dataTransfer?.files.length) guarded(chooseFile)(event.dataTransfer.files[0]);
 }
 
+const WORKER_WAIT_MS = 2000;
+
+/** Offer the engines that a worker serves now; while there is none, look again. */
 async function loadEngines() {
-  page.engines = (await api.engines()).filter((engine) => engine.ready !== false);
-  $("engine").replaceChildren(...page.engines.map((engine) => new Option(engine.name, engine.name, engine.default, engine.default)));
+  page.engines = (await api.engines()).filter((engine) => engine.ready);
+  if (!page.engines.length) {
+    $("engine-note").textContent = "No worker is ready yet; waiting for one…";
+    setTimeout(guarded(loadEngines), WORKER_WAIT_MS);
+    return;
+  }
+  const chosen = page.engines.find((engine) => engine.default) ?? page.engines[0];
+  const options = page.engines.map((engine) => new Option(engine.name, engine.name, engine === chosen, engine === chosen));
+  $("engine").replaceChildren(...options);
   engineChosen();
 }
 
