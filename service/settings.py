@@ -126,3 +126,13 @@ class Settings(BaseSettings):
     def is_embedded(self) -> bool:
         """Whether `serve` runs its own Redis."""
         return self.redis_url is None
+
+    def environment(self) -> dict[str, str]:
+        """Variables that give a child process these very settings."""
+        values = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if value is not None:
+                shown = ",".join(value) if isinstance(value, tuple) else str(value)
+                values[f"MASKSTREAM_{name.upper()}"] = shown
+        return values

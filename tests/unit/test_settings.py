@@ -19,6 +19,13 @@ def test_environment_is_read_and_frozen(monkeypatch: pytest.MonkeyPatch) -> None
         settings.max_objects = 8
 
 
+def test_a_child_process_gets_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(engines=("fake", "stm"), redis_url="redis://x", deterministic=True, max_upload_bytes=5)
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == settings
+
+
 def test_every_setting_is_described() -> None:
     undescribed = [name for name, field in Settings.model_fields.items() if not field.description]
     assert undescribed == []
