@@ -41,6 +41,7 @@ class ScriptedWorker:
         self._settings = settings
         self._storage = LocalStorage(settings.data_dir)
         self._claim: Claim | None = None
+        self._published = self._archived = 0
 
     @property
     def claim_(self) -> Claim:
@@ -65,6 +66,7 @@ class ScriptedWorker:
             await masks.publish(self.claim_, [mask_event(seq) for seq in range(first, last + 1)])
 
         self._run(act)
+        self._published = last + 1
 
     def archive(self, first: int, last: int) -> None:
         """Write masks first..last to the archive and commit them, which trims the stream."""
@@ -75,9 +77,12 @@ class ScriptedWorker:
             await queue.commit_archive(claim, write_archive(self._storage, claim.session_id, claim.epoch, events))
 
         self._run(act)
+        self._archived = last + 1
 
     def finish(self, state: SessionState = SessionState.COMPLETED, expires_at: float = 1e12) -> None:
-        """End the session."""
+        """End the session, all of its masks archived."""
+        if self._archived < self._published:
+            self.archive(self._archived, self._published - 1)
 
         async def act(queue: JobQueue, masks: MaskStream) -> None:
             await queue.finish(self.claim_, state, expires_at=expires_at)
