@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     # Sockets
     max_sockets: PositiveInt = Field(default=2000, description="Open WebSockets per API process")
     socket_buffer_bytes: PositiveInt = Field(default=1 * MIB, description="Messages held for one slow reader")
+    socket_send_buffer_bytes: PositiveInt = Field(
+        default=512 * 1024, description="Kernel's send buffer of a connection"
+    )
     socket_stall_s: PositiveFloat = Field(default=30.0, description="A reader that takes nothing this long is closed")
     drain_timeout_s: PositiveFloat = Field(default=20.0, description="Time for sockets and requests to end on SIGTERM")
 
