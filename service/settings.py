@@ -135,6 +135,8 @@ class Settings(BaseSettings):
         values = {}
         for name in type(self).model_fields:
             value = getattr(self, name)
+            if isinstance(value, SecretStr):
+                value = value.get_secret_value()
             if value is not None:
                 shown = ",".join(value) if isinstance(value, tuple) else str(value)
                 values[f"MASKSTREAM_{name.upper()}"] = shown

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import numpy as np
-from service.queue import JobQueue
 
 from service.archive import write_archive
 from service.mask_stream import MaskStream
 from service.masks import encode_objects
+from service.queue import JobQueue
 from service.redis_client import connect
 from service.redis_keys import Keys
 from service.schemas import Claim, MaskEvent, MaskObject, Rle, SessionState

@@ -16,8 +16,8 @@ from PIL import Image
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
-from service.api.metrics import PNG_ENCODED
 from service.masks import decode_rle
+from service.metrics import PNG_ENCODED
 from service.redis_keys import Keys
 from service.schemas import SessionState
 from service.settings import Settings
