@@ -37,7 +37,7 @@ class ExemplarTokens(nn.Module):
 
     def forward(self, level: Tensor, masks: Tensor) -> ReferenceTokens:
         """level: [B, C, h, w]. masks: [B, 1, H, W] 0..1. The condition is the mean feature of what is marked."""
-        share = F.adaptive_avg_pool2d(masks, level.shape[-2:])
+        share = F.adaptive_avg_pool2d(masks, (level.shape[-2], level.shape[-1]))
         keys = level.flatten(2).transpose(1, 2)
         values = cast(Tensor, self.value(torch.cat((level, share), 1))).flatten(2).transpose(1, 2)
         weight = share.flatten(2).transpose(1, 2)
