@@ -27,6 +27,8 @@ def to_fields(record: SessionRecord) -> dict[str, str]:
     """The record as fields of a Redis hash; the queue's scripts read `engine`, `device_bytes` and `owner` there too."""
     fields: dict[str, str] = {}
     for name, value in record.model_dump(mode="json").items():
+        if value is None and name.endswith("_at"):
+            continue  # the scripts set each of these once, where it is absent
         if name in _JSON_FIELDS:
             fields[name] = "" if value is None else json.dumps(value, separators=(",", ":"))
         elif isinstance(value, bool):
