@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from engines.errors import WeightsError
+from engines.weights_dir import weights_dir
 
 STARTER_DIR = Path(__file__).parent / "starter"
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
@@ -64,18 +65,24 @@ def load_checkpoint(weights: str | Path | Mapping[str, Tensor], name: str) -> Ch
         raise WeightsError(f"there is no weights file {path}; see `maskstream weights list` for where to get one")
     checkpoint = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     if weights == "starter":
-        _log.info("starter weights of %s, licence: %s", name, checkpoint.metadata.get("licence", "see LICENSE.md"))
+        _log.info("weights of %s: %s, licence: %s", name, path, checkpoint.metadata.get("licence", "see LICENSE.md"))
     return checkpoint
 
 
 def starter_path(name: str) -> Path:
-    """The starter file of an engine. Raises WeightsError that names the engines which have one."""
+    """The starter file of an engine, or fetched published weights where none is shipped.
+
+    Raises WeightsError that names the engines which have one.
+    """
     path = STARTER_DIR / f"{name}.safetensors"
+    fetched = weights_dir() / f"{name}.safetensors"
+    if not path.is_file() and fetched.is_file():
+        return fetched
     if not path.is_file():
         have = sorted(file.stem for file in STARTER_DIR.glob("*.safetensors"))
         raise WeightsError(
             f"no starter weights are shipped for {name!r}; engines that have some: {', '.join(have) or 'none'}. "
-            f"Give the path of a published checkpoint instead (`maskstream weights fetch {name}`)"
+            f"Fetch the published ones with `maskstream weights fetch {name}`, or give the path of a checkpoint"
         )
     return path
 

@@ -47,7 +47,8 @@ _BUILDERS: dict[str, str] = {
 _PROPOSERS: dict[str, str] = {"spatial_embeddings": "engines.spatial_embeddings.engine:build_proposer"}
 
 
-def _resolve_device(device: str | torch.device) -> torch.device:
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device that a name means; "auto" is CUDA where there is one."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(device)
@@ -74,7 +75,7 @@ def create(
         raise UnknownEngine(f"no engine is called {name!r}; there are: {', '.join(CATALOG)}")
     if not info.follows:
         raise UnsupportedReference(f"{name} finds objects but does not follow them; open it with create_proposer()")
-    target = _resolve_device(device)
+    target = resolve_device(device)
     on_cpu = target.type == "cpu"
     module, _, function = _BUILDERS[info.family].partition(":")
     builder = cast(Builder, getattr(import_module(module), function))
@@ -97,5 +98,5 @@ def create_proposer(
         have = [each.name for each in CATALOG.values() if each.family in _PROPOSERS]
         raise UnknownEngine(f"no proposer is called {name!r}; there are: {', '.join(have)}")
     module, _, function = _PROPOSERS[info.family].partition(":")
-    proposer: Proposer = getattr(import_module(module), function)(name, weights=weights, device=_resolve_device(device))
+    proposer: Proposer = getattr(import_module(module), function)(name, weights=weights, device=resolve_device(device))
     return proposer

@@ -76,7 +76,7 @@ class EmbeddedRedis:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=_die_with_parent(),
+            preexec_fn=die_with_parent(),
         )
         self._wait_until_ready()
 
@@ -102,11 +102,12 @@ class EmbeddedRedis:
         self.stop()
 
     def _refuse_second(self) -> None:
-        if self._socket.exists() and self._answers():
+        if self._socket.exists() and self.answers():
             raise Unavailable(f"another server already runs in {self._folder}; stop it or choose another data folder")
         self._socket.unlink(missing_ok=True)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether a server listens on the socket, ours or another process's."""
         client = redis.Redis(unix_socket_path=str(self._socket), socket_timeout=1.0)
         try:
             return bool(client.ping())
@@ -122,7 +123,7 @@ class EmbeddedRedis:
         while time.monotonic() < deadline:
             if self._process is not None and self._process.poll() is not None:
                 break
-            if self._socket.exists() and self._answers():
+            if self._socket.exists() and self.answers():
                 return
             time.sleep(0.01)
         self.stop()
@@ -131,8 +132,8 @@ class EmbeddedRedis:
         raise Unavailable(f"the embedded Redis server did not start: {tail}")
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """Linux: the kernel ends the server when this process dies, by whatever signal."""
+def die_with_parent() -> Callable[[], None] | None:
+    """For Popen's preexec_fn. Linux: the kernel ends the child when this process dies, by whatever signal."""
     if not sys.platform.startswith("linux"):
         return None
     prctl = ctypes.CDLL(None).prctl

@@ -27,6 +27,8 @@ def to_fields(record: SessionRecord) -> dict[str, str]:
     """The record as fields of a Redis hash; the queue's scripts read `engine`, `device_bytes` and `owner` there too."""
     fields: dict[str, str] = {}
     for name, value in record.model_dump(mode="json").items():
+        if value is None and name.endswith("_at"):
+            continue  # the scripts set each of these once, where it is absent
         if name in _JSON_FIELDS:
             fields[name] = "" if value is None else json.dumps(value, separators=(",", ":"))
         elif isinstance(value, bool):
@@ -97,8 +99,7 @@ class SessionStore:
     ) -> CreateResult:
         """Write the session and its job at once, or nothing."""
         known_key = self._keys.idempotency(record.owner, idempotency.key) if idempotency else ""
-        # Left out, not empty: the scripts stamp `started_at` and the like only where there is none yet.
-        fields = [part for name, value in to_fields(record).items() if value != "" for part in (name, value)]
+        fields = [part for pair in to_fields(record).items() for part in pair]
         args = [record.id, record.owner, idempotency.digest if idempotency else "", limits.idempotency_ttl_s]
         args += [limits.queue_length, limits.sessions_per_owner, *fields]
         status, value = await self._scripts.call("create", args, keys=[known_key])

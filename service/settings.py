@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     # Sockets
     max_sockets: PositiveInt = Field(default=2000, description="Open WebSockets per API process")
     socket_buffer_bytes: PositiveInt = Field(default=1 * MIB, description="Messages held for one slow reader")
+    socket_send_buffer_bytes: PositiveInt = Field(
+        default=512 * 1024, description="Kernel's send buffer of a connection"
+    )
     socket_stall_s: PositiveFloat = Field(default=30.0, description="A reader that takes nothing this long is closed")
     drain_timeout_s: PositiveFloat = Field(default=20.0, description="Time for sockets and requests to end on SIGTERM")
 
@@ -126,3 +129,15 @@ class Settings(BaseSettings):
     def is_embedded(self) -> bool:
         """Whether `serve` runs its own Redis."""
         return self.redis_url is None
+
+    def environment(self) -> dict[str, str]:
+        """Variables that give a child process these very settings."""
+        values = {}
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, SecretStr):
+                value = value.get_secret_value()
+            if value is not None:
+                shown = ",".join(value) if isinstance(value, tuple) else str(value)
+                values[f"MASKSTREAM_{name.upper()}"] = shown
+        return values

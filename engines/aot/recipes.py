@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from engines.aot.config import VARIANTS
 from engines.training.clips import ClipConfig
 from engines.training.recipe import Phase, PresetName, Recipe
 
@@ -19,7 +20,7 @@ def _starter(engine: str) -> Recipe:
         Phase(1100, 4, ClipConfig(crop_px=193, frames=4, real=0.35)),
         Phase(560, 3, ClipConfig(crop_px=225, frames=5, real=0.5), freeze_norms=True),
     )
-    return Recipe(engine, "starter", phases)
+    return Recipe(engine, "starter", phases, net_short_side=272, memorize_every=2)
 
 
 def _published(engine: str) -> Recipe:
@@ -39,4 +40,5 @@ def _published(engine: str) -> Recipe:
         encoder_rate=0.1,
         weight_decay=0.07 if gated else 0.03,
         ema=1 - 1 / (0.1 * _PUBLISHED_STEPS),
+        memorize_every=VARIANTS[engine].memorize_every,
     )

@@ -6,16 +6,17 @@ Source of the published recipe: Yang et al. 2021 and 2022; `starter` is what tra
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engines.aot.config import CHANNELS_PER_GROUP, OBJECTS_PER_GROUP, STRIDE
+from engines.aot.config import CHANNELS_PER_GROUP, OBJECTS_PER_GROUP, STRIDE, VARIANTS
 from engines.aot.model import AotNet, EncodedFrame, join_memory, reader_of
 from engines.aot.propagation import LayerMemory
 from engines.training.clips import ClipBatch
+from engines.training.depthwise import quicken_depthwise
 from engines.training.losses import hard_cross_entropy, matching_loss, soft_jaccard
 from engines.training.recipe import Recipe
 from engines.transforms import normalise
@@ -54,6 +55,14 @@ class AotLearner:
     def is_encoder(self, name: str) -> bool:
         """Whether a parameter belongs to the trunk."""
         return name.startswith("encoder.")
+
+
+def build_learner(recipe: Recipe, device: torch.device) -> AotLearner:
+    """A network with fresh weights; the published preset keeps its batch norms fixed."""
+    torch.manual_seed(recipe.seed)
+    config = replace(VARIANTS[recipe.engine], live_norm=recipe.preset == "starter")
+    net = AotNet(config).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return AotLearner(quicken_depthwise(net) if device.type == "cpu" else net, recipe)
 
 
 def loss_schedule(progress: float, *, published: bool) -> AotLossConfig:

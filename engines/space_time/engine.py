@@ -12,22 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.banks import BankConfig, Tokens, bank_config
+from engines.banks import BankConfig, bank_config
 from engines.banks.budget import budget_tokens, require_budget
 from engines.banks.readout import Memory, read_bank
 from engines.banks.shares import SharedBanks
-from engines.banks.similarity import Targets, nearest
 from engines.errors import FrameSizeChanged, NoReferenceFrame, StateMismatch
+from engines.labels import compose
 from engines.protocols import EngineSpec
-from engines.space_time.encoders import STRIDE
+from engines.space_time.memory import MemoryWriter, chunk_items
 from engines.space_time.network import MemoryNetwork, Query
 from engines.space_time.padding import Geometry
 from engines.space_time.track import BACKGROUND, SpaceTimeTrack
-from engines.types import IGNORE_LABEL, MAX_OBJECT_ID, Frame, LabelMap, MemoryPolicy, Prediction, Size, TrackState
+from engines.types import MAX_OBJECT_ID, Frame, LabelMap, MemoryPolicy, Prediction, Size, TrackState
 from engines.visibility import Visibility, predict
 
 SCHEMA = 1
-_MEMORY_ITEMS = {"cpu": 4, "cuda": 32}
 _ACTIVATION_BYTES_PER_PX = 2600
 """Peak of one decoder or memory-encoder chunk item, measured with ResNet-50 in float32 (benchmarks/RESULTS.md)."""
 
@@ -54,6 +53,7 @@ class SpaceTimeEngine:
         self._spec = spec
         self._network = network.to(device=spec.device, dtype=spec.dtype).eval().requires_grad_(False)
         self._settings = settings
+        self._writer = MemoryWriter(self._network, reads_previous=settings.reads_previous)
 
     @property
     def spec(self) -> EngineSpec:
@@ -94,9 +94,6 @@ class SpaceTimeEngine:
     def _token_bytes(self) -> int:
         return (self._network.key_width + self._network.value_width) * self._spec.dtype.itemsize
 
-    def _channels(self, track: SpaceTimeTrack) -> list[int]:
-        return [BACKGROUND, *track.objects] if self._network.has_background else list(track.objects)
-
     def forget(self, track: SpaceTimeTrack, object_id: int) -> None:
         """Stop following one object; its memory goes, the others get its room. Raises KeyError for an unknown id."""
         track.banks.drop(object_id, step=track.steps)
@@ -129,7 +126,7 @@ class SpaceTimeEngine:
         held = tokens or self._settings.default_budget_frames * geometry.cells
         channels = objects + int(self._network.has_background)
         fresh = 2 * channels * geometry.cells
-        items = min(channels, _MEMORY_ITEMS.get(self._spec.device.type, 4))
+        items = min(channels, chunk_items(self._spec.device))
         pixels = geometry.padded.height * geometry.padded.width
         return (held + fresh) * (self._token_bytes + 30) + items * pixels * _ACTIVATION_BYTES_PER_PX
 
@@ -152,18 +149,19 @@ class SpaceTimeEngine:
         if not track.objects:
             self._require_budget(track, objects=len(ids))
         before, was = track.composed, list(track.objects)
-        composed = track.composed = _compose(before, label_map, ids)
+        seen = np.zeros_like(label_map) if before is None else before
+        composed = track.composed = compose(label_map, seen, ids)
         track.objects = sorted({*was, *ids})
         picture = self._frames([track], [frame])
         if new and was and before is not None:
             newcomers = np.where(np.isin(composed, new), composed, 0).astype(np.uint8)
-            self._make_way(
+            self._writer.make_way(
                 track, picture, geometry.one_hot(before, was, device), geometry.one_hot(newcomers, new, device)
             )
         channels = self._annotated(track, ids, restart=bool(new and was))
-        track.banks.open(self._channels(track), step=track.steps)
+        track.banks.open(self._network.channels(track.objects), step=track.steps)
         one_hot = geometry.one_hot(composed, track.objects, device)
-        self._write(track, picture, one_hot, channels, reference=True)
+        self._writer.write(track, picture, one_hot, channels, reference=True)
         for object_id in ids:
             track.visibility.reset(object_id)
 
@@ -171,23 +169,8 @@ class SpaceTimeEngine:
         """Channels that a reference is written to. The released loop begins all banks anew for a newcomer."""
         if track.released and restart:
             track.banks.clear()
-            return self._channels(track)
-        return [c for c in self._channels(track) if c == BACKGROUND or c in ids]
-
-    def _make_way(self, track: SpaceTimeTrack, picture: Tensor, believed: Tensor, newcomers: Tensor) -> None:
-        """Drop background memory that looks like a newcomer, or it would be pulled to the background for ever.
-
-        believed: [K+1, h, w] what the track took the frame for; newcomers: [N+1, h, w] where the new objects are.
-        """
-        if BACKGROUND not in track.banks:
-            return
-        own, other = self._network.memory_masks(track.geometry.pad(believed))
-        key, _ = self._network.encode_memory(picture, *self._cast(own[:1], other[:1]))
-        where = track.geometry.pad(newcomers[1:].sum(0))
-        cells = torch.nn.functional.avg_pool2d(where[None], STRIDE).flatten() > 0.5
-        bank = track.banks[BACKGROUND]
-        score, position = nearest(bank.view("key"), Targets(key[0].flatten(1).T), metric="cosine")
-        bank.discard(cells[position] & (score > track.banks.config.merge_threshold))
+            return self._network.channels(track.objects)
+        return [c for c in self._network.channels(track.objects) if c == BACKGROUND or c in ids]
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
@@ -215,7 +198,7 @@ class SpaceTimeEngine:
         pictures = self._frames(tracks, frames)
         query = self._network.encode_query(pictures)
         reads = torch.cat([self._read(track, query, i) for i, track in enumerate(tracks)])
-        logits = self._network.segment(query, reads, [len(self._channels(t)) for t in tracks])
+        logits = self._network.segment(query, reads, [len(self._network.channels(t.objects)) for t in tracks])
         predictions = []
         for index, (track, scores) in enumerate(zip(tracks, logits, strict=True)):
             inner = self._network.probability(track.geometry.crop(scores))
@@ -231,7 +214,7 @@ class SpaceTimeEngine:
         """[C, value width, h, w] read-outs of one track; counts the usage of its banks."""
         tokens = query.tokens(index)
         reads = []
-        for channel in self._channels(track):
+        for channel in self._network.channels(track.objects):
             bank = track.banks[channel]
             parts = [Memory(bank.view("key"), bank.view("value"))] if len(bank) else []
             beside = track.short_term.get(channel)
@@ -247,49 +230,13 @@ class SpaceTimeEngine:
         due = track.steps % track.memorize_every == 0
         if not due and not self._settings.reads_previous:
             return
-        certain = [c for c in self._channels(track) if self._is_certain(track, c)]
+        certain = [c for c in self._network.channels(track.objects) if self._is_certain(track, c)]
         track.short_term = {}
         if certain:
-            self._write(track, picture, probability, certain, reference=False, due=due)
+            self._writer.write(track, picture, probability, certain, reference=False, due=due)
 
     def _is_certain(self, track: SpaceTimeTrack, channel: int) -> bool:
         return channel == BACKGROUND or track.released or track.visibility.is_certain(channel)
-
-    def _write(
-        self,
-        track: SpaceTimeTrack,
-        picture: Tensor,
-        probability: Tensor,
-        channels: list[int],
-        *,
-        reference: bool,
-        due: bool = True,
-    ) -> None:
-        """Encode one frame for some channels, into their banks when due, else beside them until the next frame.
-
-        probability: [K+1, h, w] at inner size.
-        """
-        own, other = self._network.memory_masks(track.geometry.pad(probability))
-        rows = [self._channels(track).index(c) for c in channels]
-        keys, values = self._encode(picture, *self._cast(own[rows], other[rows]))
-        whole = reference or track.banks.config.kind != "adaptive"
-        salients = _salient(own[rows], channels)
-        for channel, key, value, salient in zip(channels, keys, values, salients, strict=True):
-            memory = Memory(key.flatten(1).T.contiguous(), value.flatten(1).T.contiguous())
-            track.short_term.pop(channel, None)
-            if due:
-                tokens = Tokens({"key": memory.keys, "value": memory.values}, salient=salient)
-                track.banks[channel].write(tokens, step=track.steps, reference=reference)
-            if self._settings.reads_previous and not (due and whole):
-                track.short_term[channel] = memory
-
-    def _encode(self, picture: Tensor, own: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-        size = _MEMORY_ITEMS.get(self._spec.device.type, 4)
-        parts = [
-            self._network.encode_memory(picture.expand(len(o), -1, -1, -1), o, x)
-            for o, x in zip(own.split(size), other.split(size), strict=True)
-        ]
-        return torch.cat([key for key, _ in parts]), torch.cat([value for _, value in parts])
 
     def _frames(self, tracks: Sequence[SpaceTimeTrack], frames: Sequence[Frame]) -> Tensor:
         device = self._spec.device
@@ -297,27 +244,8 @@ class SpaceTimeEngine:
             self._spec.dtype
         )
 
-    def _cast(self, *masks: Tensor) -> tuple[Tensor, ...]:
-        return tuple(mask.to(self._spec.dtype) for mask in masks)
-
-
-def _compose(before: LabelMap | None, label_map: LabelMap, ids: list[int]) -> LabelMap:
-    """The client's pixels over what the track saw last. Where the client erased an object, background is left."""
-    given = np.isin(label_map, [*ids, IGNORE_LABEL])
-    if before is None:
-        return np.where(given, label_map, 0).astype(np.uint8)
-    kept = np.where(np.isin(before, ids), 0, before)
-    return np.where(given, label_map, kept).astype(np.uint8)
-
 
 def _require_size(track: SpaceTimeTrack, *arrays: Frame | LabelMap) -> None:
     for array in arrays:
         if Size.of(array) != track.size:
             raise FrameSizeChanged(f"this track has frames of {track.size}, not {Size.of(array)}: open another track")
-
-
-def _salient(own: Tensor, channels: list[int]) -> Tensor:
-    """[C, h * w] bool: cells that an object touches, from each channel's own mask [C, 1, H, W]."""
-    share = torch.nn.functional.avg_pool2d(own.float(), STRIDE).flatten(1)
-    background = torch.tensor([c == BACKGROUND for c in channels], device=own.device)[:, None]
-    return torch.where(background, share < 0.99, share > 0.01)

@@ -40,6 +40,10 @@ class MemoryNetwork(nn.Module, ABC):
     key_width: int
     value_width: int
 
+    def channels(self, object_ids: Sequence[int]) -> list[int]:
+        """The channels of a frame in tensor order: the background, where it is one, then the objects."""
+        return [0, *object_ids] if self.has_background else list(object_ids)
+
     @abstractmethod
     def memory_masks(self, probability: Tensor) -> tuple[Tensor, Tensor]:
         """Own and other mask of each channel, both [C, 1, H, W].

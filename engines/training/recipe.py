@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from engines.training.clips import ClipConfig
@@ -13,10 +13,7 @@ PresetName = Literal["starter", "published"]
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of a run with one kind of batch.
-
-    freeze_norms: batch norms keep their statistics. memorize, leave and real override the recipe's own.
-    """
+    """A stretch of a run with one kind of batch. freeze_norms: batch norms keep their statistics."""
 
     steps: int
     batch: int
@@ -30,6 +27,7 @@ class Recipe:
 
     rate falls from `rate` to `last_rate` by a power after a linear warm-up (a share of all steps). encoder_rate scales
     it for the trunk. ema: decay of the weight average, which is what gets exported. precision: autocast dtype.
+    net_short_side and memorize_every: how the result is served; they are stored in its file.
     """
 
     engine: str
@@ -45,12 +43,22 @@ class Recipe:
     ema: float = 0.999
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "bfloat16"
-    losses: dict[str, float] = field(default_factory=dict)
+    net_short_side: int = 480
+    memorize_every: int = 5
 
     @property
     def steps(self) -> int:
         """Steps of all phases."""
         return sum(phase.steps for phase in self.phases)
+
+    def scaled(self, steps: int) -> Recipe:
+        """The same recipe in about so many steps, all phases shortened or stretched alike; very short ones drop out."""
+        if steps < 1:
+            raise ValueError(f"a recipe has at least one step, not {steps}")
+        share = steps / self.steps
+        phases = [replace(phase, steps=round(phase.steps * share)) for phase in self.phases]
+        kept = tuple(phase for phase in phases if phase.steps) or (replace(self.phases[0], steps=1),)
+        return replace(self, phases=kept)
 
     def phase_at(self, step: int) -> Phase:
         """The phase that a step belongs to."""

@@ -65,6 +65,14 @@ class RunLimits:
     stop: Callable[[], bool] | None = None
 
 
+@dataclass(frozen=True)
+class TrainingResult:
+    """Steps done in all, and the averaged weights."""
+
+    step: int
+    average: Mapping[str, Tensor]
+
+
 def train(
     learner: Learner,
     pool: TrainingPool,
@@ -74,8 +82,8 @@ def train(
     resume: bool = False,
     limits: RunLimits | None = None,
     report: Callable[[StepReport], None] | None = None,
-) -> dict[str, Tensor]:
-    """Run the recipe and return the averaged weights; `out` gets checkpoint.pt and log.csv.
+) -> TrainingResult:
+    """Run the recipe, or a part of it as `limits` say; `out` gets checkpoint.pt and log.csv.
 
     Raises StateMismatch when the checkpoint to resume is of another recipe.
     """
@@ -99,7 +107,7 @@ def train(
         if limits.max_seconds is not None and now - began > limits.max_seconds:
             break
     run.save()
-    return dict(run.average)
+    return TrainingResult(run.step, dict(run.average))
 
 
 def _batches(pool: TrainingPool, recipe: Recipe, first: int, last: int) -> Iterator[ClipBatch]:

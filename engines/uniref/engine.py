@@ -66,13 +66,12 @@ class Rules:
     """Inference rules of a set of weights.
 
     score_threshold: an object followed by masks whose best query is less likely is not in the frame; text_threshold
-    the same while a text takes part. text_alone: masks found by a text are not fed back.
+    the same while a text takes part. objects_per_pass: objects that share a pass when tracks need not be bit-equal.
     """
 
     scales: Scales
     score_threshold: float = 0.3
     text_threshold: float = RVOS_SCORE_THRESHOLD
-    text_alone: bool = False
     objects_per_pass: int = 4
 
 
@@ -85,7 +84,7 @@ class UniRefEngine:
         self._rules = rules
         self._tokenizer = tokenizer
         per_pass = 1 if spec.deterministic else rules.objects_per_pass
-        self._network = VideoNetwork(model, objects_per_pass=per_pass, text_alone=rules.text_alone)
+        self._network = VideoNetwork(model, objects_per_pass=per_pass, text_alone=not model.config.rvos_mask_reference)
 
     @property
     def spec(self) -> EngineSpec:

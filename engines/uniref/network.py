@@ -44,8 +44,8 @@ class VideoNetwork:
     """Implements `engines.uniref.video.Network`.
 
     objects_per_pass: how many objects go through the transformer together. 1 makes the result of an object
-    independent of how many others there are, to the last bit. text_with_masks: whether a text goes on counting once
-    there are masks; text_alone: whether masks found by a text are left unused (Ref-DAVIS).
+    independent of how many others there are, to the last bit. text_alone: masks found by a text are left unused
+    (as released for Ref-DAVIS).
     """
 
     def __init__(self, model: UniRef, *, objects_per_pass: int = 1, text_alone: bool = False) -> None:

@@ -83,7 +83,12 @@ def vocabulary_beside(weights: object) -> Path | None:
 
 
 def build(config: UniRefConfig, checkpoint: Mapping[str, Tensor]) -> UniRef:
-    """The network with these weights, in eval mode; tensors are taken over, not copied. Raises WeightsError."""
+    """The network with these weights, in eval mode; tensors are taken over, not copied. Raises WeightsError.
+
+    Without any tensors it stays untrained, for timings.
+    """
+    if not checkpoint:
+        return UniRef(config).eval()
     with torch.device("meta"):
         model = UniRef(config)
     state = convert(checkpoint)

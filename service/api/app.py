@@ -32,14 +32,11 @@ from service.api.prober import Prober
 from service.api.problems import answer_problem
 from service.api.services import Services
 from service.api.tailer import Tailer
-from service.errors import MaskstreamError, Unavailable
+from service.errors import MaskstreamError
 from service.keys import AccessKeys
-from service.mask_stream import MaskStream
-from service.redis_client import Scripts, connect
-from service.redis_keys import Keys
-from service.sessions import SessionStore
+from service.redis_client import Scripts
 from service.settings import Settings
-from service.storage import LocalStorage
+from service.startup import build_services, check_storage, open_storage
 
 _WEB = Path(__file__).parent / "web"
 
@@ -113,25 +110,21 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
 
 
 async def _connect(settings: Settings) -> Services:
-    if settings.redis_url is None:
-        raise Unavailable("set MASKSTREAM_REDIS_URL, or use `maskstream serve`, which starts its own Redis")
-    redis, keys = connect(settings.redis_url), Keys(settings.redis_prefix)
-    storage = LocalStorage(settings.data_dir)
-    access = AccessKeys(redis, keys)
+    shared = build_services(settings, open_storage(settings))
+    await check_storage(shared)
+    access = AccessKeys(shared.redis, shared.keys)
     if settings.api_key is not None:
         await access.adopt(settings.api_key.get_secret_value(), "MASKSTREAM_API_KEY")
-    store = SessionStore(redis, keys)
-    masks = MaskStream(redis, keys, storage)
     return Services(
         settings=settings,
-        redis=redis,
-        keys=keys,
-        scripts=Scripts(redis, keys),
+        redis=shared.redis,
+        keys=shared.keys,
+        scripts=Scripts(shared.redis, shared.keys),
         access=access,
-        store=store,
-        storage=storage,
-        masks=masks,
+        store=shared.sessions,
+        storage=shared.storage,
+        masks=shared.masks,
         prober=Prober(settings),
-        tailer=Tailer(masks, store, settings.socket_buffer_bytes),
+        tailer=Tailer(shared.masks, shared.sessions, settings.socket_buffer_bytes),
         uploads=asyncio.Semaphore(settings.max_concurrent_uploads),
     )

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from redis.exceptions import RedisError
 from starlette.responses import JSONResponse, Response
 
-from service.api import metrics
+from service import metrics
 from service.api.documents import EngineList, EngineOut
 from service.api.services import Services
 from service.api.sessions import ServicesDep, refusals

@@ -17,18 +17,19 @@ import anyio.to_thread
 from engines.catalog import CATALOG, DEFAULT_ENGINE, EngineInfo
 from pydantic import ValidationError
 
-from service.api.metrics import SESSIONS_ACCEPTED, UPLOAD_BYTES
 from service.api.references import Intake, ReadReferences, References, parse, parse_json
 from service.api.services import Services
 from service.api.upload import Form, FormReader
 from service.errors import Conflict, InvalidInput, StorageFull, TooManyRequests, UnknownEngine, UnreadableVideo
 from service.media.reader import VideoInfo as ProbedVideo
+from service.metrics import SESSIONS_ACCEPTED, UPLOAD_BYTES
 from service.plan import Plan, first_plan
 from service.redis_keys import new_session_id
 from service.schemas import MemoryOptions, Reference, SessionRecord, SessionSpec, VideoInfo
+from service.session_file import write_session_file
 from service.sessions import Idempotency, Limits
 from service.settings import Settings
-from service.storage import INPUT, SESSION_FILE, Storage
+from service.storage import INPUT, Storage
 
 VIDEO_FILE = f"{INPUT}/video"
 
@@ -239,8 +240,7 @@ async def _write_down(
     services: Services, record: SessionRecord, read: ReadReferences, form: Form, idempotency_key: str | None
 ) -> Accepted:
     """session.json, then record and job in one script."""
-    document = record.model_dump_json().encode()
-    await anyio.to_thread.run_sync(services.storage.write, record.id, SESSION_FILE, document)
+    await anyio.to_thread.run_sync(write_session_file, services.storage, record)
     settings = services.settings
     limits = Limits(settings.max_queue_length, settings.max_sessions_per_key, settings.idempotency_ttl_s)
     idempotency = Idempotency(idempotency_key, form.digest) if idempotency_key else None

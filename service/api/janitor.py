@@ -6,18 +6,18 @@ A session's own session.json says when it expires. Redis not knowing a session i
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 
 import anyio.to_thread
 import structlog
 from redis.exceptions import RedisError
 
-from service.api.metrics import ORPHANS_REMOVED, SESSIONS_EXPIRED
+from service.metrics import ORPHANS_REMOVED, SESSIONS_EXPIRED
 from service.schemas import SessionRecord
+from service.session_file import read_session_file
 from service.sessions import SessionStore
 from service.settings import Settings
-from service.storage import ARCHIVE, SESSION_FILE, SNAPSHOTS, LocalStorage, Storage
+from service.storage import ARCHIVE, SNAPSHOTS, LocalStorage, Storage
 
 _log = structlog.get_logger("maskstream.janitor")
 
@@ -75,13 +75,14 @@ class Janitor:
             _log.info("removed a folder that nothing names", session=session_id)
 
     def _expiry_of(self, session_id: str) -> float | None:
-        """When session.json says the session expires; None when it was never made."""
+        """When session.json says the session expires; None when it was never made, or says nothing that can be read."""
         try:
-            document = json.loads(self._storage.read(session_id, SESSION_FILE))
-        except (FileNotFoundError, ValueError):
+            file = read_session_file(self._storage, session_id)
+        except ValueError:
             return None
-        expires_at = document.get("expires_at")
-        return float(expires_at) if expires_at is not None else float("inf")
+        if file is None:
+            return None
+        return float("inf") if file.session.expires_at is None else file.session.expires_at
 
     async def _remove_unnamed(self, record: SessionRecord, now: float) -> None:
         """Snapshots and archive files that no commit named, and unfinished writes, once they are old."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import anyio.to_thread
 
-from service.api.metrics import PNG_ENCODED
 from service.masks import compose, encode_png
+from service.metrics import PNG_ENCODED
 from service.settings import MIB
 
 _CACHE_BYTES = 64 * MIB

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import socket
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from service.errors import Unavailable
 from service.settings import Settings
 
 _FRAME_BYTES = 64 * 1024
@@ -34,8 +36,26 @@ def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     )
 
 
+def listen(settings: Settings) -> socket.socket:
+    """The listening socket. Raises Unavailable when the address cannot be had.
+
+    Accepted connections inherit the send buffer: left to itself the kernel would hold megabytes for a stalled reader.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.socket_send_buffer_bytes)
+    try:
+        listening.bind((settings.host, settings.port))
+    except OSError as error:
+        listening.close()
+        raise Unavailable(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}") from error
+    return listening
+
+
 def run_api(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT: sockets are told 1012, requests end, then the process."""
+    """Serve until SIGTERM or SIGINT: sockets are told 1012, requests end, then the process. Raises Unavailable."""
     from service.api.app import create_app
 
-    uvicorn.Server(uvicorn_config(create_app(settings), settings)).run()
+    with listen(settings) as listening:
+        uvicorn.Server(uvicorn_config(create_app(settings), settings)).run(sockets=[listening])

@@ -16,10 +16,10 @@ from starlette.websockets import WebSocketDisconnect
 
 from service.api.follow import Message, existing, follow, progress_message
 from service.api.mask_pngs import MaskPngs, without_rle
-from service.api.metrics import SOCKET_MESSAGES, SOCKETS, SOCKETS_STALLED
 from service.api.problems import as_maskstream_error, request_id_of
 from service.api.services import Services, owner_of, services_of
 from service.errors import InvalidInput, MaskstreamError, TooManyRequests, problem
+from service.metrics import SOCKET_MESSAGES, SOCKETS, SOCKETS_STALLED
 from service.redis_keys import is_session_id
 
 Format = Literal["rle", "png"]

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from engines.errors import EngineError
-from service.cli import bench, demo, keys, remote, serve, track
+from service.cli import bench, demo, evaluate, keys, remote, serve, track, train, weights
 from service.errors import MaskstreamError
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
 )
 
-for _module in (serve, track, demo, bench, keys, remote):
+for _module in (serve, track, demo, bench, evaluate, train, keys, weights, remote):
     _module.register(app)
 
 

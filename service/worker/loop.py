@@ -144,8 +144,9 @@ class Worker:
 
     def _yield_quantum(self) -> None:
         """Hand back the session that ran longest beyond its quantum, when another waits that could run here."""
-        longest = min(self._sessions.values(), key=lambda s: s.claimed_at, default=None)
-        if longest is None or time.monotonic() - longest.claimed_at < self._settings.quantum_s:
+        got_further = [session for session in self._sessions.values() if session.got_further_at is not None]
+        longest = min(got_further, key=lambda s: s.got_further_at or 0.0, default=None)
+        if longest is None or time.monotonic() - (longest.got_further_at or 0.0) < self._settings.quantum_s:
             return
         heads = self._io.ask(lambda: self._io.services.queue.heads(self._pool.names))
         if any(head <= self._capacity for head in heads):

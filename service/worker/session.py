@@ -63,8 +63,9 @@ class RunningSession:
         self.writer = writer
         self.track: Any = None
         self.seq = record.next_seq
-        self.claimed_at = time.monotonic()
-        self.snapshot_at = self.claimed_at
+        self.got_further_at: float | None = None
+        """When it made its first new mask here: the start of its quantum, which no start-up can use up."""
+        self.snapshot_at = time.monotonic()
         self.suspect = record.attempts > 0
         """It was in hand when a worker died: it is stepped alone until it gets further."""
         self._around = around
@@ -131,6 +132,7 @@ class RunningSession:
         if self.seq >= self.record.next_seq:
             self.writer.put(self._mask(frame, label_map, scores))
             self.suspect = False
+            self.got_further_at = self.got_further_at or time.monotonic()
         metrics.MASKS.labels(self.record.spec.engine).inc()
         self.seq += 1
         if self.seq == self.segment.end_seq and not self.is_done:

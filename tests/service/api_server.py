@@ -19,7 +19,7 @@ from PIL import Image
 from websockets.sync.client import ClientConnection, connect
 
 from service.api.app import create_app
-from service.api.serving import uvicorn_config
+from service.api.serving import listen, uvicorn_config
 from service.settings import Settings
 
 
@@ -56,14 +56,15 @@ class ApiServer:
 def running_api(settings: Settings) -> Iterator[ApiServer]:
     """Start the API, give its address, stop it as SIGTERM would."""
     server = uvicorn.Server(uvicorn_config(create_app(settings), settings))
-    thread = threading.Thread(target=server.run, name="api", daemon=True)
+    listening = listen(settings)
+    port = listening.getsockname()[1]
+    thread = threading.Thread(target=server.run, args=([listening],), name="api", daemon=True)
     thread.start()
     deadline = time.monotonic() + 20
     while not server.started and thread.is_alive() and time.monotonic() < deadline:
         time.sleep(0.005)
     if not server.started:
         raise RuntimeError("the API did not start")
-    port = server.servers[0].sockets[0].getsockname()[1]
     api = ApiServer(settings, port)
     try:
         yield api
@@ -71,6 +72,7 @@ def running_api(settings: Settings) -> Iterator[ApiServer]:
         api.http.close()
         server.should_exit = True
         thread.join(20)
+        listening.close()
 
 
 def mask_png(object_ids: tuple[int, ...] = (1,), size: tuple[int, int] = (48, 80), mode: str = "L") -> bytes:

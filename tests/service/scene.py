@@ -152,10 +152,12 @@ class Scene:
         return [event async for event in found if isinstance(event, MaskEvent)]
 
     async def kill(self, process: BaseProcess) -> None:
-        """kill -9, and wait for the end."""
+        """kill -9; then declare it dead, as the supervisor of `serve` does, instead of waiting for its lease."""
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         await anyio.to_thread.run_sync(process.join)
+        for worker in await self.services.sessions.workers():
+            await self.services.queue.expire_lease(worker.id)
 
     def files(self, session_id: str) -> set[str]:
         """Names of all files of a session, numbers of epochs and seqs left out."""
@@ -175,7 +177,7 @@ def run_worker_here(settings: Settings) -> None:
 
 
 def make_scene(redis_url: str, prefix: str, data_dir: Path) -> Scene:
-    """Quick leases and polls, so that deaths are noticed within a second."""
+    """Quick polls and frequent snapshots; leases that a busy machine does not lose by accident."""
     settings = Settings(
         redis_url=redis_url,
         redis_prefix=prefix,
@@ -184,9 +186,9 @@ def make_scene(redis_url: str, prefix: str, data_dir: Path) -> Scene:
         device="cpu",
         poll_interval_s=0.05,
         sweep_interval_s=0.1,
-        lease_step_s=1.0,
-        lease_warmup_s=1.0,
-        lease_restore_s=5.0,
+        lease_step_s=10.0,
+        lease_warmup_s=10.0,
+        lease_restore_s=30.0,
         snapshot_interval_s=0.05,
         snapshot_share=0.5,
         archive_every=8,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from service.errors import MaskstreamError, TooManyRequests, problem
 from service.settings import Settings
@@ -17,6 +17,13 @@ def test_environment_is_read_and_frozen(monkeypatch: pytest.MonkeyPatch) -> None
     assert settings.max_objects == 7
     with pytest.raises(ValidationError):
         settings.max_objects = 8
+
+
+def test_a_child_process_gets_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(engines=("fake", "stm"), redis_url="redis://x", deterministic=True, api_key=SecretStr("k" * 43))
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == settings
 
 
 def test_every_setting_is_described() -> None:

@@ -10,7 +10,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.metrics import REQUEST_SECONDS
+from service.metrics import REQUEST_SECONDS
 
 _GOOD_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SCRIPTS = (

@@ -51,10 +51,11 @@ def test_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
     resumed = train(again, pool, RECIPE, tmp_path / "parts", resume=True)
     for name, value in whole.net.state_dict().items():
         assert torch.equal(value, again.net.state_dict()[name]), name
-        assert torch.equal(average[name], resumed[name]), name
+        assert torch.equal(average.average[name], resumed.average[name]), name
     with (tmp_path / "parts" / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [0, 1, 2, 3, 4, 5]
+    assert (average.step, resumed.step) == (6, 6)
     assert not list((tmp_path / "parts").glob("*.partial"))
 
 
@@ -82,6 +83,8 @@ def test_rate_warms_up_and_falls() -> None:
     rates = [recipe.rate_at(step) for step in range(200)]
     assert rates[0] == pytest.approx(0.05) and rates[19] == pytest.approx(1.0)
     assert all(a >= b for a, b in zip(rates[20:], rates[21:], strict=False)) and rates[-1] < 0.12
+    assert [phase.steps for phase in recipe.scaled(10).phases] == [5, 5]
+    assert recipe.scaled(1).steps == 1
     assert recipe.phase_at(99) is recipe.phases[0] and recipe.phase_at(100) is recipe.phases[1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,11 @@ from engines.errors import (
 from engines.protocols import Engine, ReferenceSegmenter
 from engines.types import Frame, LabelMap, MemoryPolicy, Size
 from engines.uniref.config import VARIANTS
-from engines.uniref.engine import UniRefEngine
+from engines.uniref.engine import Rules, UniRefEngine, _scales
 from engines.uniref.model import UniRef
+from engines.uniref.text import Words
 from engines.uniref.track import UniRefTrack
+from engines.uniref.words import WORDS
 
 SIZE = Size(60, 90)
 
@@ -234,3 +237,22 @@ def test_weights_of_another_variant_are_refused(weights: Path) -> None:
         registry.create("uniref", weights=weights, device="cpu")
     with pytest.raises(WeightsError, match="uniref"):
         registry.create("uniref", device="cpu")
+
+
+def test_untrained_weights_serve_for_timings() -> None:
+    engine = registry.create("uniref-t", weights="random", device="cpu")
+    assert engine.spec.weights_sha256 == "random"
+    assert engine.spec.net_short_side == 480
+
+
+@pytest.mark.parametrize("with_masks", [True, False])
+def test_text_video_uses_masks_if_the_config_says_so(with_masks: bool) -> None:
+    config = replace(VARIANTS["uniref-t"], rvos_mask_reference=with_masks)
+    torch.manual_seed(0)
+    spec = registry.create("uniref-t", weights="random", device="cpu").spec
+    engine = UniRefEngine(UniRef(config).eval(), spec, Rules(_scales(64)), Words(WORDS, 32))
+    track = engine.open(SIZE, MemoryPolicy())
+    engine.refer(track, 1, "red")
+    engine.memorize(track, _frame(0), _labels() // 2, object_ids=[1])
+    references = engine._network._references(track.objects[1])
+    assert len(references) == (2 if with_masks else 1)

@@ -1,0 +1,77 @@
+"""`maskstream weights list | fetch | convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+weights = typer.Typer(help="Published checkpoints: list, fetch, convert.", no_args_is_help=True)
+
+_Folder = Annotated[Path | None, typer.Option("--dir", help="Folder of weights; default MASKSTREAM_WEIGHTS_DIR.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `weights` and its sub-commands."""
+    app.add_typer(weights, name="weights")
+
+
+@weights.command("list")
+def list_weights(folder: _Folder = None) -> None:
+    """Every published checkpoint: engine, licence, published score, whether it is here."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from service.weights.cache import WeightsCache
+    from service.weights.published import PUBLISHED
+
+    cache = WeightsCache(folder)
+    table = Table("name", "engine", "licence", "published score", "here", "sha256 (published file)")
+    for entry in PUBLISHED:
+        here = "yes" if cache.path_of(entry).is_file() else "-"
+        digest = cache.recorded_sha256(entry)
+        table.add_row(entry.name, entry.engine, entry.licence, entry.score, here, digest[:16] if digest else "-")
+    console = Console()
+    console.print(table)
+    console.print(f"folder: {cache.folder}", soft_wrap=True)
+
+
+@weights.command("fetch")
+def fetch(
+    name: Annotated[str, typer.Argument(help="A name of `maskstream weights list`.")],
+    local_file: Annotated[Path | None, typer.Option("--from", help="A file you have; no network is used.")] = None,
+    accept_new: Annotated[bool, typer.Option("--accept-new", help="Take a file of another hash than before.")] = False,
+    folder: _Folder = None,
+) -> None:
+    """Fetch a published checkpoint, check it and convert it; an interrupted fetch goes on where it broke off."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+    from service.weights.cache import WeightsCache
+    from service.weights.published import published
+
+    entry = published(name)
+    typer.echo(f"{entry.name}: {entry.licence}, {entry.page}")
+    with Progress("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn()) as bar:
+        task = bar.add_task(name, total=None)
+        stored = WeightsCache(folder).fetch(
+            entry,
+            local_file=local_file,
+            accept_new=accept_new,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    typer.echo(f"{stored.path}\nsha256 of the published file: {stored.published_sha256}")
+
+
+@weights.command("convert")
+def convert_file(
+    source: Annotated[Path, typer.Argument(help="A checkpoint as it is published.")],
+    target: Annotated[Path, typer.Argument(help="The .safetensors file to write.")],
+    name: Annotated[str, typer.Option("--name", help="What it is: a name of `maskstream weights list`.")],
+) -> None:
+    """Convert a published checkpoint to safetensors, after its engine has loaded it strictly."""
+    from service.weights.convert import convert
+    from service.weights.published import published
+
+    convert(source, target, published(name))
+    typer.echo(str(target))

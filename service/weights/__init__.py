@@ -1,0 +1,1 @@
+"""Published checkpoints: where they are, fetching, checking and converting them. Knows files, not networks."""

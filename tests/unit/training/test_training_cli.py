@@ -1,0 +1,45 @@
+"""`maskstream train` and `maskstream eval` from end to end on made-up data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from typer.testing import CliRunner
+
+from engines.errors import UnknownEngine
+from engines.training.learners import recipe_for, trainable_engines
+from service.cli import app
+from tests.unit.training import made_up_data
+
+RUNNER = CliRunner()
+
+
+def test_train_then_eval_with_the_weights_that_came_out(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "run"
+    for seed in (1, 2):
+        made_up_data.write_still(data, f"still{seed}", seed)
+    made_up_data.write_clip(data / "clips" / "walk", 3)
+    ran = RUNNER.invoke(app, ["train", "deaot-t", "--data", str(data), "--out", str(out), "--steps", "1"])
+    assert ran.exit_code == 0, ran.output
+    weights = out / "deaot-t.safetensors"
+    with safe_open(weights, framework="pt") as file:
+        assert file.metadata()["engine"] == "deaot-t"
+    scores = tmp_path / "scores.json"
+    arguments = ["--clips", str(data / "clips"), "--weights", str(weights), "--json", str(scores)]
+    ran = RUNNER.invoke(app, ["eval", "deaot-t", *arguments, "--save", str(tmp_path / "masks")])
+    assert ran.exit_code == 0, ran.output
+    report = json.loads(scores.read_text())
+    assert list(report) == ["deaot-t", "copy", "flow"]
+    assert 0 <= report["deaot-t"]["J&F"] <= 100 and 0 < report["copy"]["J&F"] < 100
+    assert len(list((tmp_path / "masks" / "deaot-t" / "walk").glob("*.png"))) == 6
+    again = RUNNER.invoke(app, ["train", "deaot-t", "--data", str(data), "--out", str(out), "--steps", "1", "--resume"])
+    assert again.exit_code == 0, again.output
+
+
+def test_engines_without_a_recipe_are_refused() -> None:
+    assert "deaot-t" in trainable_engines()
+    with pytest.raises(UnknownEngine, match="cannot be trained here; these can: .*deaot-t"):
+        recipe_for("fake")
