@@ -281,9 +281,10 @@ def build(
 ) -> FeelvosEngine:
     """Load a FEELVOS engine; `feelvos` also takes the TensorFlow checkpoint as published. Raises WeightsError."""
     network = FeelvosNet(CONFIGS[name])
-    checkpoint = load_weights(weights, name, network)
+    checkpoint = load_weights(weights, name)
     fit(network, checkpoint, name)
     network.eval().requires_grad_(requires_grad=False)
+    network.optimise_for_serving()
     network.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if compile:
         network.trunk.compile()

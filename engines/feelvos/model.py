@@ -6,6 +6,7 @@ Knows tensors only; matching is in matching.py, the state of a video in engine.p
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,9 +16,12 @@ from torch import Tensor, nn
 from engines.feelvos.config import FeelvosConfig
 from engines.layers.mobilenetv2 import CHANNELS as MOBILE_CHANNELS
 from engines.layers.mobilenetv2 import MobileNetV2
+from engines.layers.norm import fold_norms, pointwise_as_linear
 from engines.layers.xception import ConvNorm, NormConfig, SeparableConv, TrunkFeatures, Xception65, plain_conv
 
 _DECODER_EPS = 1e-5
+_EMBEDDING_GAIN = 0.1
+"""Untrained embeddings start this small, so that squared distances are about 1 and the matching passes gradients."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +81,16 @@ class Decoder(nn.Module):
 class BiasedSeparableConv(nn.Module):
     """Depthwise and pointwise convolution with biases and ReLU after both; no normalisation."""
 
-    def __init__(self, width_in: int, width_out: int, kernel: int) -> None:
+    def __init__(self, width_in: int, width_out: int, kernel: int, *, gain: float = 1.0) -> None:
+        """gain: scale of the untrained outputs. Without norms the usual initial values would fade with depth."""
         super().__init__()
         self.depthwise = nn.Conv2d(width_in, width_in, kernel, padding=kernel // 2, groups=width_in)
         self.pointwise = nn.Conv2d(width_in, width_out, 1)
+        for conv in (self.depthwise, self.pointwise):
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            nn.init.zeros_(_required(conv.bias))
+        with torch.no_grad():
+            self.pointwise.weight.mul_(gain)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] to [B, C', h, w]."""
@@ -94,10 +104,11 @@ class BiasedSeparableConv(nn.Module):
         split, kernel, padding = shared.shape[1], self.depthwise.weight, self.depthwise.padding
         bias = _required(self.depthwise.bias)
         common = F.conv2d(shared, kernel[:split], bias[:split], padding=padding, groups=split)
-        common = F.conv2d(F.relu(common), self.pointwise.weight[:, :split], self.pointwise.bias)
         single = F.conv2d(own, kernel[split:], bias[split:], padding=padding, groups=own.shape[1])
-        single = F.conv2d(F.relu(single), self.pointwise.weight[:, split:])
-        return F.relu(single + common[owner])
+        mixing = self.pointwise.weight.flatten(1)
+        common = F.linear(F.relu(common).permute(0, 2, 3, 1), mixing[:, :split], self.pointwise.bias)
+        single = F.linear(F.relu(single).permute(0, 2, 3, 1), mixing[:, split:])
+        return F.relu(single + common[owner]).permute(0, 3, 1, 2)
 
 
 def _required(parameter: Tensor | None) -> Tensor:
@@ -119,6 +130,10 @@ class DynamicHead(nn.Module):
             BiasedSeparableConv(widths[i], widths[i + 1], config.head_kernel) for i in range(config.head_layers)
         )
         self.logits = nn.Conv2d(config.head_width, 1, 1)
+        # Only these few channels tell objects apart; untrained, they weigh as much as all the shared ones together.
+        with torch.no_grad():
+            mixing = self.layers[0].get_submodule("pointwise").get_parameter("weight")
+            mixing[:, config.decoder_width :] *= math.sqrt(config.decoder_width / config.object_channels)
 
     def features(self, shared: Tensor, own: Tensor, owner: Tensor) -> Tensor:
         """[N, head_width, h, w], before the last 1x1 convolution."""
@@ -171,8 +186,13 @@ class FeelvosNet(nn.Module):
         norm = replace(norm, eps=_DECODER_EPS)
         self.aspp = AtrousPyramid(self.trunk.high_width, config.aspp_width, config.aspp_rates, norm)
         self.decoder = Decoder(self.trunk.low_width, config, norm)
-        self.embedding = BiasedSeparableConv(config.decoder_width, config.embedding_width, 3)
+        self.embedding = BiasedSeparableConv(config.decoder_width, config.embedding_width, 3, gain=_EMBEDDING_GAIN)
         self.head = DynamicHead(config)
+
+    def optimise_for_serving(self) -> None:
+        """Fold the norms and recast 1x1 convolutions, in place; the state dict is another one afterwards."""
+        fold_norms(self)
+        pointwise_as_linear(self)
 
     def encode(self, image: Tensor) -> FrameFeatures:
         """image: [B, 3, H, W], values 0..255 scaled to -1..1. Stride 4, see feature_size()."""

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from engines.checkpoint import Checkpoint, load_checkpoint
 from engines.errors import WeightsError
+from engines.feelvos.config import FEELVOS
+from engines.feelvos.model import FeelvosNet
 from engines.feelvos.tensor_bundle import is_bundle, open_bundle
 
 # From this network's module paths to TensorFlow's variable scopes; the first pattern that fits is applied.
@@ -114,12 +116,15 @@ def read_published(path: Path, network: nn.Module) -> dict[str, Tensor]:
     return convert({name: bundle.read(name).astype(np.float32, copy=False) for name in sorted(wanted)}, network)
 
 
-def load_weights(weights: str | Path | Mapping[str, Tensor], name: str, network: nn.Module) -> Checkpoint:
-    """Read weights for `network`: all that load_checkpoint() takes, and TensorFlow's checkpoint as it is published.
+def load_published(path: Path) -> Checkpoint:
+    """A published TensorFlow checkpoint as weights of `feelvos`. Raises WeightsError."""
+    with torch.device("meta"):
+        network = FeelvosNet(FEELVOS)
+    return Checkpoint(read_published(path, network), open_bundle(path).sha256, str(path))
 
-    Raises WeightsError.
-    """
+
+def load_weights(weights: str | Path | Mapping[str, Tensor], name: str) -> Checkpoint:
+    """All that load_checkpoint() takes, and TensorFlow's checkpoint as it is published. Raises WeightsError."""
     if isinstance(weights, str | Path) and weights != "starter" and is_bundle(Path(weights)):
-        path = Path(weights)
-        return Checkpoint(read_published(path, network), open_bundle(path).sha256, str(path))
+        return load_published(Path(weights))
     return load_checkpoint(weights, name)

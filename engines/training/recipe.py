@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from engines.training.clips import ClipConfig
@@ -27,7 +27,8 @@ class Recipe:
 
     rate falls from `rate` to `last_rate` by a power after a linear warm-up (a share of all steps). encoder_rate scales
     it for the trunk. ema: decay of the weight average, which is what gets exported. precision: autocast dtype.
-    net_short_side and memorize_every: how the result is served; they are stored in its file.
+    net_short_side and memorize_every: how the result is served; they are stored in its file. optimiser: "sgd" has a
+    momentum of 0.9.
     """
 
     engine: str
@@ -45,6 +46,7 @@ class Recipe:
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     net_short_side: int = 480
     memorize_every: int = 5
+    optimiser: Literal["adamw", "sgd"] = field(default="adamw", repr=False)  # checkpoints know a recipe by its repr
 
     @property
     def steps(self) -> int:

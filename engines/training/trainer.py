@@ -133,7 +133,7 @@ class _Run:
     def __init__(self, learner: Learner, recipe: Recipe, out: Path) -> None:
         self.learner, self.recipe, self.out = learner, recipe, out
         self.step = 0
-        self.optimiser = torch.optim.AdamW(_parameter_groups(learner, recipe), lr=recipe.rate)
+        self.optimiser = _optimiser(learner, recipe)
         self.average = {name: value.detach().clone() for name, value in learner.net.state_dict().items()}
         self.device = next(learner.net.parameters()).device
 
@@ -207,6 +207,13 @@ class _Run:
         self.optimiser.load_state_dict(state["optimiser"])
         self.average = {name: value.to(self.device) for name, value in state["average"].items()}
         self.step = int(state["step"])
+
+
+def _optimiser(learner: Learner, recipe: Recipe) -> torch.optim.Optimizer:
+    groups = _parameter_groups(learner, recipe)
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.rate, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=recipe.rate)
 
 
 def _parameter_groups(learner: Learner, recipe: Recipe) -> list[dict[str, Any]]:

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from engines.errors import WeightsError
 from engines.feelvos.config import FEELVOS
 from engines.feelvos.crc32c import crc32c
+from engines.feelvos.engine import FeelvosEngine
 from engines.feelvos.model import FeelvosNet
-from engines.feelvos.weights import convert, read_published
+from engines.feelvos.weights import convert, load_published, read_published
+from engines.registry import create
 from tests.unit.tensor_bundle_writer import write_bundle
 
 Variables = dict[str, NDArray[np.float32]]
@@ -25,10 +27,16 @@ def test_a_published_checkpoint_fills_the_network(
     slots = {"global_step": np.array(200004), "logits/semantic/biases/Momentum": np.zeros(1, np.float32)}
     prefix = tmp_path / "model.ckpt-200004"
     write_bundle(prefix, {**published_variables, **slots}, checksum=crc32c)
-    state = read_published(prefix, network)
+    checkpoint = load_published(prefix)
     wanted = network.state_dict()
-    assert state.keys() == wanted.keys()
-    assert all(torch.equal(state[key], wanted[key]) for key in wanted)
+    assert checkpoint.tensors.keys() == wanted.keys()
+    assert all(torch.equal(checkpoint.tensors[key], wanted[key]) for key in wanted)
+    engine = create("feelvos", weights=prefix, device="cpu")
+    assert isinstance(engine, FeelvosEngine)
+    assert engine.spec.weights_sha256 == checkpoint.sha256
+    image = torch.linspace(-1, 1, 3 * 33 * 41).view(1, 3, 33, 41)
+    with torch.no_grad():
+        torch.testing.assert_close(engine.network(image).embedding, network(image).embedding, atol=1e-4, rtol=0)
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, published_variables: Variables) -> None:
