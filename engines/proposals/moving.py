@@ -16,12 +16,14 @@ from engines.types import Frame
 
 @dataclass(frozen=True)
 class MovingConfig:
-    """moving_from: residual in units of the background's noise. min_share: of the frame, for a moving part.
+    """moving_from: residual in units of the background's noise. of_peak: share of a part's own motion under which
+    its rim is taken for flow that bled over the edge. min_share: of the frame, for a moving part.
 
     max_moving: when more of the frame than this moves, the camera's motion was not understood and nothing is proposed.
     """
 
     moving_from: float = 3.0
+    of_peak: float = 0.5
     min_share: float = 0.002
     max_moving: float = 0.5
     max_proposals: int = 8
@@ -42,8 +44,12 @@ class MovingProposer:
         moving = residual > self._config.moving_from
         if float(moving.mean()) > self._config.max_moving:
             return []
-        found = [self._refine(frames[0], part, residual) for part in self._parts(moving)]
+        parts = [part & self._strong(part, residual) for part in self._parts(moving)]
+        found = [self._refine(frames[0], part, residual) for part in parts]
         return sorted((each for each in found if each.mask.any()), key=lambda each: each.score, reverse=True)
+
+    def _strong(self, part: NDArray[np.bool_], residual: NDArray[np.float32]) -> NDArray[np.bool_]:
+        return np.asarray(residual > self._config.of_peak * np.quantile(residual[part], 0.9))
 
     def _parts(self, moving: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
         """Separate moving parts, largest first; gaps of 1 % of the frame's side are closed."""

@@ -16,7 +16,8 @@ from typing import TypeVar
 import structlog
 import torch
 
-from engines.errors import EngineError
+from engines.errors import EngineError, UnsupportedReference, UnusableReference
+from engines.prompts.resolver import ReferenceResolver
 from engines.types import Prediction
 from service import metrics
 from service.errors import MaskstreamError
@@ -28,6 +29,7 @@ from service.storage import Storage
 from service.worker.frames import DecodeLimits
 from service.worker.io import RETRYABLE, IoThread, Stage
 from service.worker.pool import EnginePool, capacity_bytes, resolve_device
+from service.worker.resolve import needs_resolution
 from service.worker.session import RunningSession, Surroundings
 from service.worker.writer import EndItem, SessionWriter
 
@@ -51,7 +53,8 @@ class Worker:
         self._capacity = capacity_bytes(settings, self._device)
         self._pool = EnginePool(settings, self._device)
         self._io = IoThread(settings, storage)
-        self._around = Surroundings(storage, DecodeLimits.of(settings), self._archives)
+        resolver = ReferenceResolver(self._device)
+        self._around = Surroundings(storage, DecodeLimits.of(settings), self._archives, resolver)
         self._sessions: dict[str, RunningSession] = {}
         self._writers: dict[str, SessionWriter] = {}
         self._suspects: set[str] = set()
@@ -125,7 +128,7 @@ class Worker:
 
     def _take_requests(self, session: RunningSession) -> None:
         queue, taken = self._io.services.queue, session.record.requests_taken
-        self._enter("restore", (session.id,), self._settings.lease_restore_s, wait=True)
+        self._enter("resolve", (session.id,), self._settings.lease_load_s, wait=True)
         session.take_requests(self._io.ask(lambda: queue.requests(session.claim, taken)))
 
     def _claim_all(self) -> None:
@@ -190,7 +193,10 @@ class Worker:
             in_use={session.record.spec.engine for session in self._sessions.values()},
             before_load=lambda: self._enter("load", ids, settings.lease_load_s, wait=True),
         )
-        self._enter("restore", ids, settings.lease_restore_s, wait=True)
+        if needs_resolution(record.references):
+            self._enter("resolve", ids, settings.lease_load_s, wait=True)  # it may load a network of its own
+        else:
+            self._enter("restore", ids, settings.lease_restore_s, wait=True)
         session = RunningSession(claim, record, engine, writer, self._around)
         session.suspect = session.suspect or record.id in self._suspects
         self._suspects.discard(record.id)
@@ -366,6 +372,8 @@ def _problem(error: Exception, session_id: str) -> Problem:
     if isinstance(error, MaskstreamError):
         frame_index = getattr(error, "frame_index", None)
         return Problem(code=error.slug, detail=error.detail, frame_index=frame_index)
+    if isinstance(error, (UnusableReference, UnsupportedReference)):
+        return Problem(code="unusable-reference", detail=str(error))
     if isinstance(error, EngineError):
         return Problem(code="engine-error", detail=str(error))
     if isinstance(error, torch.OutOfMemoryError):

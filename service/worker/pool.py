@@ -48,7 +48,9 @@ class EnginePool:
     @property
     def names(self) -> tuple[str, ...]:
         """Engines that this worker serves."""
-        return self._settings.engines or tuple(name for name, info in CATALOG.items() if info.starter is not None)
+        return self._settings.engines or tuple(
+            name for name, info in CATALOG.items() if info.starter is not None and info.follows
+        )
 
     def is_loaded(self, name: str) -> bool:
         """Whether get() would be quick."""

@@ -44,12 +44,18 @@ def read_label_map(storage: Storage, session_id: str, name: str) -> LabelMap:
 def load_references(
     storage: Storage, session_id: str, references: Iterable[Reference], frame_size: tuple[int, int]
 ) -> dict[int, ReferenceMap]:
-    """frame_index -> everything that the mask references say of that frame. Raises InvalidInput for another kind."""
+    """frame_index -> everything that the references say of that frame. References without an object are passed over.
+
+    Raises InvalidInput for one that has not become a label map yet.
+    """
     maps: dict[int, ReferenceMap] = {}
     for reference in references:
-        if reference.kind != "mask" or reference.file is None:
-            raise InvalidInput(f"a {reference.kind!r} reference is not supported by this worker; send a mask")
-        label_map = resize_labels(read_label_map(storage, session_id, reference.file), frame_size)
+        if not reference.object_ids:
+            continue
+        name = reference.file if reference.kind == "mask" else reference.label_map_file
+        if name is None:
+            raise InvalidInput(f"a {reference.kind!r} reference has no label map yet; it must be resolved first")
+        label_map = resize_labels(read_label_map(storage, session_id, name), frame_size)
         label_map = np.where(label_map == IGNORE_LABEL, 0, label_map).astype(np.uint8)
         found = ReferenceMap(reference.frame_index, label_map, reference.object_ids)
         known = maps.get(reference.frame_index)

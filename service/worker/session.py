@@ -14,6 +14,7 @@ import numpy as np
 import structlog
 
 from engines.errors import StateMismatch
+from engines.prompts.resolver import ReferenceResolver
 from engines.protocols import Engine
 from engines.types import LabelMap, MemoryPolicy, Prediction, Size
 from service import metrics
@@ -36,6 +37,7 @@ from service.worker.earlier import EarlierMasks, label_map_of
 from service.worker.frames import DecodeLimits, FrameSource
 from service.worker.references import ReferenceMap, load_references
 from service.worker.resize import resize_labels
+from service.worker.resolve import Scene, needs_resolution, resolve_references
 from service.worker.snapshots import decode_state
 from service.worker.writer import MaskItem, PlanItem, SessionWriter, SnapshotItem
 
@@ -49,6 +51,7 @@ class Surroundings:
     storage: Storage
     limits: DecodeLimits
     archives: Callable[[str], list[ArchiveRecord]]
+    resolver: ReferenceResolver
 
 
 class RunningSession:
@@ -105,6 +108,7 @@ class RunningSession:
         if position is None:
             self.seq = self.record.next_seq
             return
+        self._resolve_references()
         snapshot = self.record.snapshot
         if snapshot is not None and self._fits(snapshot, position.segment) and self._restore(snapshot):
             metrics.RESUMED.labels("snapshot").inc()
@@ -180,6 +184,7 @@ class RunningSession:
             note = NoteEvent(type="revision", seq=self.seq, data=data)
             self.writer.put(PlanItem({name: fields[name] for name in changes}, note))
         position = plans.locate(self.plan, self.seq)
+        self._resolve_references()
         self._load_references()
         if position is not None and (position.segment != self._segment or self._source is None):
             self._start_segment(position.segment)
@@ -189,6 +194,23 @@ class RunningSession:
         if self._source is not None:
             self._source.close()
         self._source = self.track = None
+
+    def _resolve_references(self) -> None:
+        """Make label maps of texts, boxes, points and exemplars, and find objects where none are named."""
+        if not needs_resolution(self.record.references):
+            return
+        around = self._around
+        scene = Scene(around.storage, around.resolver, self.engine, self._read_frames, self.claim.epoch)
+        self.record = resolve_references(self.record, scene)
+        fields = to_fields(self.record)
+        changed = ("references", "objects", "warnings")
+        self.writer.put(PlanItem({name: fields[name] for name in changed}))
+
+    def _read_frames(self, first: int, count: int) -> list[LabelMap]:
+        """[H, W, 3] frames from anywhere in the video; fewer at its end."""
+        with self._frames(first, 1) as source:
+            read = (source.next_frame() for _ in range(count))
+            return [frame.rgb for frame in read if frame is not None]
 
     def _fits(self, snapshot: SnapshotRecord, segment: int) -> bool:
         """Whether this engine can go on from the snapshot, and it lies in the present segment."""

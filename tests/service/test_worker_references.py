@@ -1,0 +1,133 @@
+"""References that are no masks, through a real worker: what they become, where they start, and what fails."""
+
+from __future__ import annotations
+
+import time
+
+import anyio
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service import redis_keys
+from service.masks import decode_rle
+from service.plan import first_plan
+from service.schemas import MaskEvent, Reference, SessionRecord, SessionSpec, SessionState, VideoInfo
+from service.session_file import write_session_file
+from service.storage import INPUT
+from service.video_file import VideoWriter
+from service.worker.references import read_label_map
+from tests.service.scene import LIMITS, Scene
+
+pytestmark = pytest.mark.anyio
+HEIGHT, WIDTH, FRAMES = 96, 160, 12
+Mask = NDArray[np.bool_]
+
+
+def disc(x: float, y: float, radius: float) -> Mask:
+    rows, columns = np.ogrid[:HEIGHT, :WIDTH]
+    return np.asarray((columns - x) ** 2 + (rows - y) ** 2 <= radius**2)
+
+
+def red_at(index: int) -> Mask:
+    """The red disc wanders to the right."""
+    return disc(40 + 5 * index, 40, 18)
+
+
+BLUE = disc(130, 70, 14)
+
+
+def draw(index: int) -> NDArray[np.uint8]:
+    rng = np.random.default_rng(1)
+    texture = np.kron(rng.integers(150, 220, (HEIGHT // 4, WIDTH // 4, 1)), np.ones((4, 4, 3)))
+    frame = texture.astype(np.uint8)
+    frame[BLUE] = (40, 60, 190)
+    frame[red_at(index)] = (200, 30, 35)
+    return frame
+
+
+async def submit(scene: Scene, *references: Reference, back_from: int | None = None) -> str:
+    session_id = redis_keys.new_session_id()
+    scene.storage.create(session_id)
+    path = scene.storage.root / f"{session_id}.mp4"
+    with VideoWriter(path, 25) as video:
+        for index in range(FRAMES):
+            video.write(draw(index))
+    scene.storage.write(session_id, f"{INPUT}/video.mp4", path.read_bytes())
+    path.unlink()
+    info = VideoInfo(name=f"{INPUT}/video.mp4", height=HEIGHT, width=WIDTH, frames=FRAMES, fps=25.0)
+    record = SessionRecord(
+        id=session_id,
+        spec=SessionSpec(engine="fake", video=info),
+        references=references,
+        plan=first_plan(0, None, back_from=back_from),
+        created_at=time.time(),
+    )
+    write_session_file(scene.storage, record)
+    assert (await scene.services.sessions.create(record, LIMITS)).status == "ok"
+    await anyio.to_thread.run_sync(scene.run_here)
+    return session_id
+
+
+def overlap(first: Mask, second: Mask) -> float:
+    return float((first & second).sum() / (first | second).sum())
+
+
+def label_map(scene: Scene, record: SessionRecord, index: int) -> NDArray[np.uint8]:
+    name = record.references[index].label_map_file
+    assert name is not None
+    return read_label_map(scene.storage, record.id, name)
+
+
+def of_object(event: MaskEvent, object_id: int) -> Mask:
+    (found,) = (item for item in event.objects if item.object_id == object_id)
+    return decode_rle(found.rle.model_dump())
+
+
+async def test_box_point_and_text_become_label_maps_that_the_engine_follows(scene: Scene) -> None:
+    session_id = await submit(
+        scene,
+        Reference(kind="box", object_ids=(3,), box=(20, 20, 40, 40)),
+        Reference(kind="point", object_ids=(5,), points=((130, 70, 1),)),
+        Reference(kind="text", object_ids=(9,), text="the red one", frame_index=4),
+    )
+    record = await scene.record(session_id)
+    assert record.state is SessionState.COMPLETED, record.error
+    assert overlap(label_map(scene, record, 0) == 3, red_at(0)) > 0.85
+    assert overlap(label_map(scene, record, 1) == 5, BLUE) > 0.85
+    assert overlap(label_map(scene, record, 2) == 9, red_at(4)) > 0.7
+    assert [item.object_id for item in record.objects] == [3, 5, 9]
+    events = await scene.masks(session_id)
+    assert [event.frame_index for event in events] == list(range(FRAMES))
+    assert overlap(of_object(events[0], 3), red_at(0)) > 0.85
+
+
+async def test_a_reference_in_the_middle_runs_backwards_then_forwards(scene: Scene) -> None:
+    session_id = await submit(
+        scene, Reference(kind="box", object_ids=(2,), box=(40, 20, 40, 40), frame_index=4), back_from=4
+    )
+    record = await scene.record(session_id)
+    assert record.state is SessionState.COMPLETED, record.error
+    events = await scene.masks(session_id)
+    assert [event.frame_index for event in events] == [3, 2, 1, 0, *range(4, FRAMES)]
+    assert overlap(of_object(events[4], 2), red_at(4)) > 0.85
+    assert all(of_object(event, 2).any() for event in events)
+
+
+async def test_without_a_reference_what_moves_is_found(scene: Scene) -> None:
+    session_id = await submit(scene, Reference(kind="auto", max_objects=1))
+    record = await scene.record(session_id)
+    assert record.state is SessionState.COMPLETED, record.error
+    assert record.references[0].object_ids == (1,)
+    assert overlap(label_map(scene, record, 0) == 1, red_at(0)) > 0.6
+
+
+async def test_what_is_not_there_is_left_out_or_fails(scene: Scene) -> None:
+    missing = Reference(kind="text", object_ids=(4,), text="the purple one")
+    session_id = await submit(scene, missing, Reference(kind="box", object_ids=(3,), box=(20, 20, 40, 40)))
+    record = await scene.record(session_id)
+    assert record.state is SessionState.COMPLETED, record.error
+    assert any("reference 0 (text) was left out: nothing in the frame is purple" in text for text in record.warnings)
+    failed = await scene.record(await submit(scene, missing))
+    assert failed.state is SessionState.FAILED and failed.error is not None
+    assert failed.error.code == "unusable-reference" and "nothing in the frame is purple" in failed.error.detail
