@@ -16,8 +16,10 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
@@ -39,6 +41,8 @@ from service.settings import Settings
 from service.startup import build_services, check_storage, open_storage
 
 _WEB = Path(__file__).parent / "web"
+_ANSWERED = (MaskstreamError, RequestValidationError, HTTPException, ClientDisconnect, RedisError, OSError, Exception)
+"""Named apart from Exception, whose handler's errors are raised again behind the answer and logged twice."""
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -54,7 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     for module in (sessions, reference_maps, results, pictures, stream, health):
         app.include_router(module.router)
-    for kind in (MaskstreamError, RequestValidationError, HTTPException, Exception):
+    for kind in _ANSWERED:
         app.add_exception_handler(kind, answer_problem)
     if _WEB.joinpath("index.html").exists():
         app.mount("/", StaticFiles(directory=_WEB, html=True), name="page")

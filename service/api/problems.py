@@ -10,7 +10,7 @@ import structlog
 from fastapi.exceptions import RequestValidationError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
@@ -57,6 +57,8 @@ def as_maskstream_error(error: Exception) -> MaskstreamError:
         if error.status_code == 404:
             return NotFound("there is nothing at this address; see /docs")
         return MalformedRequest(str(error.detail)) if error.status_code == 400 else _HttpProblem(error)
+    if isinstance(error, ClientDisconnect):
+        return MalformedRequest("the client went away in the middle of the body")
     if isinstance(error, (RedisError, ConnectionError)):
         return Unavailable("the queue cannot be reached at the moment; try again", retry_after_s=2)
     if isinstance(error, OSError) and error.errno in (_ENOSPC, _EDQUOT):
