@@ -98,7 +98,7 @@ class Settings(BaseSettings):
 
     # Workers
     engines: Names = Field(default=(), description="Engines that a worker serves; empty: every one it can")
-    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1")
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1; all: a worker for each")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="auto: float32 on CPU, bfloat16 on CUDA"
     )

@@ -30,6 +30,7 @@ _log = structlog.get_logger("maskstream.serve")
 class _Child:
     name: str
     command: Sequence[str]
+    environment: Mapping[str, str]
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
     restart_at: float = 0.0
@@ -46,9 +47,9 @@ class Supervisor:
         self._children: list[_Child] = []
         self._stopping = False
 
-    def add(self, name: str, command: Sequence[str]) -> None:
-        """A process to run; started by run(), stopped in reverse order."""
-        self._children.append(_Child(name, command))
+    def add(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        """A process to run, with variables of its own; started by run()."""
+        self._children.append(_Child(name, command, environment or {}))
 
     def run(self) -> int:
         """Supervise until told to stop; returns the exit code. Call it from the main thread."""
@@ -90,7 +91,7 @@ class Supervisor:
         child.started_at = time.monotonic()
         child.process = subprocess.Popen(
             child.command,
-            env=self._environment,
+            env={**self._environment, **child.environment},
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C reaches us alone; we end the others in order
             preexec_fn=die_with_parent(),

@@ -15,7 +15,7 @@ Host = Annotated[str | None, typer.Option("--host", help="Address to bind [MASKS
 Port = Annotated[int | None, typer.Option("--port", help="Port to bind [MASKSTREAM_PORT, 8000].")]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder for everything [MASKSTREAM_DATA_DIR].")]
 Engines = Annotated[list[str] | None, typer.Option("--engine", help="Engine to serve; repeat it. Default: all.")]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1 [MASKSTREAM_DEVICE].")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1, all [MASKSTREAM_DEVICE].")]
 
 
 def register(app: typer.Typer) -> None:
@@ -60,12 +60,14 @@ def worker(
     device: Device = None,
     burst: Annotated[bool, typer.Option("--burst", help="Stop when no session waits.")] = False,
 ) -> None:
-    """Run one worker on one device; needs MASKSTREAM_REDIS_URL and the data folder of the API."""
+    """Run a worker, or one on each device (`--device all`); needs MASKSTREAM_REDIS_URL and the data folder of the API."""
     from service.logs import configure_logs
 
     settings = read_settings(data_dir=data_dir, engines=engine and tuple(engine), device=device)
     configure_logs(settings, component="worker")
     _require_torch()
+    if settings.device == "all":
+        sys.exit(_worker_per_device(settings))
     from service.worker.__main__ import run_worker
 
     run_worker(settings, burst=burst)
@@ -105,3 +107,29 @@ def _supervise(settings: Settings) -> int:
         f"maskstream on http://{settings.host}:{settings.port} (data in {settings.data_dir.resolve()})", err=True
     )
     return supervisor.run()
+
+
+def _worker_per_device(settings: Settings) -> int:
+    import torch
+
+    from service.errors import Unavailable
+    from service.supervisor import Supervisor
+
+    count = torch.cuda.device_count()
+    if count == 0:
+        raise Unavailable("no CUDA device is visible: give the container its GPUs, or set MASKSTREAM_DEVICE=cpu")
+    supervisor = Supervisor(settings.environment(), settings.drain_timeout_s + 5)
+    for name, command, environment in worker_commands(count, settings.worker_metrics_port):
+        supervisor.add(name, command, environment)
+    return supervisor.run()
+
+
+def worker_commands(devices: int, metrics_port: int | None) -> list[tuple[str, list[str], dict[str, str]]]:
+    """(name, command, environment) of one worker for each CUDA device; metrics ports count up from the first."""
+    found = []
+    for index in range(devices):
+        environment = {"MASKSTREAM_DEVICE": f"cuda:{index}"}
+        if metrics_port is not None:
+            environment["MASKSTREAM_WORKER_METRICS_PORT"] = str(metrics_port + index)
+        found.append((f"worker-{index}", [sys.executable, "-m", "service.cli", "worker"], environment))
+    return found
