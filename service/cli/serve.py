@@ -60,7 +60,7 @@ def worker(
     device: Device = None,
     burst: Annotated[bool, typer.Option("--burst", help="Stop when no session waits.")] = False,
 ) -> None:
-    """Run a worker, or one on each device (`--device all`); needs MASKSTREAM_REDIS_URL and the data folder of the API."""
+    """Run a worker, or one on each device (`--device all`); needs MASKSTREAM_REDIS_URL and a data folder."""
     from service.logs import configure_logs
 
     settings = read_settings(data_dir=data_dir, engines=engine and tuple(engine), device=device)
