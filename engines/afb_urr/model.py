@@ -39,6 +39,7 @@ class RefiningDecoder(MaskDecoder):
 
     def __init__(self, config: AfbUrrConfig, channels: tuple[int, int, int, int]) -> None:
         super().__init__(inputs=2 * config.value_width, skips=(channels[1], channels[2]), width=config.decoder_width)
+        self.refinement = config.refinement
         self.local_convFM = nn.Conv2d(2 * channels[0], config.local_width, 3, padding=1)
         self.local_ResMM = ResidualBlock(config.local_width)
         self.local_pred2 = nn.Conv2d(config.local_width, 2, 3, padding=1)
@@ -47,6 +48,8 @@ class RefiningDecoder(MaskDecoder):
         """One frame. r1: [C1, h, w] query map; rough: [C, 2, h, w] logits, both at stride 2."""
         rough_seg = torch.softmax(torch.softmax(rough.float(), dim=1)[:, 1:], dim=0)
         uncertainty = uncertainty_map(rough_seg[:, 0])
+        if not self.refinement:
+            return Refinement(rough_seg, uncertainty, rough)
         seg = rough_seg.to(r1.dtype)
         local = self.local_logits(r1, seg) * _max_pool(seg)
         return Refinement(rough_seg, uncertainty, rough + uncertainty.to(r1.dtype) * local)
@@ -103,7 +106,7 @@ class AfbUrrNetwork(MemoryNetwork):
 
     def segment(self, query: Query, reads: Tensor, channels: Sequence[int]) -> list[Tensor]:
         """Scores [K+1, H, W] of each frame, the logit of each channel's own probability."""
-        return [_scores(r.logits) for r in self.refinements(query, reads, channels)]
+        return [scores_of(r.logits) for r in self.refinements(query, reads, channels)]
 
     def refinements(self, query: Query, reads: Tensor, channels: Sequence[int]) -> list[Refinement]:
         """Refined logits and uncertainty of each frame; reads: [M, value width, h, w]."""
@@ -111,13 +114,10 @@ class AfbUrrNetwork(MemoryNetwork):
         skip2, skip3 = self.decoder.skips(query.r2, query.r3)
         r4 = torch.cat([reads, query.value[frame]], dim=1)
         rough = upsample(self.decoder.rough(r4, skip2, skip3, frame), 2).split(list(channels))
-        refined = [self.decoder.refine(query.r1[i], part) for i, part in enumerate(rough)]
-        if self.config.refinement:
-            return refined
-        return [Refinement(r.rough_seg, r.uncertainty, part) for r, part in zip(refined, rough, strict=True)]
+        return [self.decoder.refine(query.r1[i], part) for i, part in enumerate(rough)]
 
 
-def _scores(logits: Tensor) -> Tensor:
+def scores_of(logits: Tensor) -> Tensor:
     """[C, 2, H/2, W/2] to [C, H, W]: log odds of the second of two logits after upsampling."""
     p = torch.softmax(upsample(logits.float(), 2), dim=1)[:, 1].clamp(_EPSILON, 1.0 - _EPSILON)
     return torch.log(p / (1.0 - p))

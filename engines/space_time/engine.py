@@ -24,7 +24,7 @@ from engines.space_time.network import MemoryNetwork, Query
 from engines.space_time.padding import Geometry
 from engines.space_time.track import BACKGROUND, SpaceTimeTrack
 from engines.types import MAX_OBJECT_ID, Frame, LabelMap, MemoryPolicy, Prediction, Size, TrackState
-from engines.visibility import Visibility, predict
+from engines.visibility import Visibility, VisibilityRule, predict
 
 SCHEMA = 1
 _ACTIVATION_BYTES_PER_PX = 2600
@@ -37,6 +37,7 @@ class SpaceTimeSettings:
 
     reads_previous: the previous frame is read beside the bank (STM). default_budget_frames: memory of a track whose
     policy names no budget, in frames of one channel. update_rate, merge_threshold, grace_steps: of the adaptive bank.
+    rule: when an object counts as seen, and is memorised.
     """
 
     reads_previous: bool
@@ -44,6 +45,7 @@ class SpaceTimeSettings:
     update_rate: float = 0.1
     merge_threshold: float = 0.95
     grace_steps: int = 10
+    rule: VisibilityRule = VisibilityRule()
 
 
 class SpaceTimeEngine:
@@ -69,7 +71,7 @@ class SpaceTimeEngine:
         track = SpaceTimeTrack(
             geometry=geometry,
             banks=SharedBanks(config),
-            visibility=Visibility(geometry.cell_px),
+            visibility=Visibility(geometry.cell_px, self._settings.rule),
             memorize_every=memory.memorize_every or self._spec.memorize_every,
             released=memory.exact,
         )
@@ -117,7 +119,7 @@ class SpaceTimeEngine:
         for name, value in (want | {"dtype": str(spec.dtype)}).items():
             if state.meta.get(name) != value:
                 raise StateMismatch(f"the snapshot's {name} is {state.meta.get(name)!r}, this engine's is {value!r}")
-        return SpaceTimeTrack.restore(state, spec.device)
+        return SpaceTimeTrack.restore(state, spec.device, self._settings.rule)
 
     def track_bytes(self, size: Size, objects: int, memory: MemoryPolicy) -> int:
         """Upper bound of device bytes of one track; an every_k bank is counted at the default budget."""

@@ -13,7 +13,7 @@ from engines.banks.shares import SharedBanks
 from engines.space_time.padding import Geometry
 from engines.track_state import join_states, part_of
 from engines.types import LabelMap, Size, TrackState
-from engines.visibility import Visibility
+from engines.visibility import Visibility, VisibilityRule
 
 BACKGROUND = 0
 _BANKS = "banks"
@@ -91,7 +91,7 @@ class SpaceTimeTrack:
         return join_states(TrackState(meta, tensors), {_BANKS: self.banks.snapshot()})
 
     @classmethod
-    def restore(cls, state: TrackState, device: torch.device) -> SpaceTimeTrack:
+    def restore(cls, state: TrackState, device: torch.device, rule: VisibilityRule) -> SpaceTimeTrack:
         """The track that snapshot() saw, byte for byte. Raises StateMismatch."""
         meta, tensors = state.meta, state.tensors
         composed = tensors.get("composed")
@@ -99,7 +99,7 @@ class SpaceTimeTrack:
         track = cls(
             geometry=Geometry.of_inner(Size(int(meta["height"]), int(meta["width"])), inner),
             banks=SharedBanks.restore(part_of(state, _BANKS), device),
-            visibility=Visibility.from_json(str(meta["visibility"])),
+            visibility=Visibility.from_json(str(meta["visibility"]), rule),
             memorize_every=int(meta["memorize_every"]),
             released=bool(meta["released"]),
             objects=json.loads(str(meta["objects"])),

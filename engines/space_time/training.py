@@ -1,0 +1,181 @@
+"""How STM and AFB-URR learn: clips through the network with every earlier frame as memory.
+
+Merging and eviction belong to serving only: a training clip's memory is whole (as in both papers).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engines.space_time.network import MemoryNetwork, Query
+from engines.space_time.padding import Geometry
+from engines.training.clips import ClipBatch
+from engines.training.losses import hard_cross_entropy, matching_loss, soft_jaccard
+from engines.training.recipe import Recipe
+from engines.types import Size
+
+_TOKEN_PX = 16
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and shares at one point of the schedule.
+
+    hard_share: share of pixels in the cross entropy. own_masks: chance that a clip's memory holds predicted masks.
+    jaccard, matching, confidence: weights of the terms beside it (the last for engines that doubt, AFB-URR).
+    """
+
+    hard_share: float = 1.0
+    own_masks: float = 1.0
+    jaccard: float = 0.0
+    matching: float = 0.0
+    confidence: float = 0.0
+
+
+def loss_schedule(progress: float, *, published: bool, confidence: float) -> LossConfig:
+    """Settings at a share of the run, 0..1. Published: plain cross entropy, own soft masks in memory from the start."""
+    if published:
+        return LossConfig(confidence=confidence)
+    return LossConfig(
+        hard_share=max(0.15, 1 - 0.85 * progress / 0.5),
+        own_masks=min(1.0, max(0.0, (progress - 0.3) / 0.4)),
+        jaccard=1.0,
+        matching=0.3 * max(0.0, 1 - progress / 0.6),
+        confidence=confidence,
+    )
+
+
+@dataclass(frozen=True)
+class Memories:
+    """Tokens of every (clip, channel) item so far. keys: [M, n, key width]; values: [M, n, value width]."""
+
+    keys: Tensor
+    values: Tensor
+
+    def join(self, later: Memories) -> Memories:
+        """Both, one after the other."""
+        return Memories(torch.cat([self.keys, later.keys], dim=1), torch.cat([self.values, later.values], dim=1))
+
+    def read(self, query: Tensor) -> Tensor:
+        """[M, h * w, key width] queries to [M, value width, h * w] read-outs."""
+        affinity = query @ self.keys.transpose(1, 2) / math.sqrt(query.shape[2])
+        return (torch.softmax(affinity.float(), dim=2).to(self.values.dtype) @ self.values).transpose(1, 2)
+
+
+class SpaceTimeLearner:
+    """A memory network in training, for engines.training.trainer. confidence: weight of the uncertainty's norm."""
+
+    def __init__(self, net: MemoryNetwork, recipe: Recipe, *, confidence: float = 0.0) -> None:
+        self.net: MemoryNetwork = net
+        self._recipe = recipe
+        self._confidence = confidence
+
+    def is_encoder(self, name: str) -> bool:
+        """Whether a parameter belongs to a trunk."""
+        return name.lower().startswith("encoder_")
+
+    def loss(self, batch: ClipBatch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Loss of one batch at a step of the recipe's schedule, and its parts for the log."""
+        published = self._recipe.preset == "published"
+        config = loss_schedule(step / self._recipe.steps, published=published, confidence=self._confidence)
+        parts = _ClipRun(self, batch, config, generator).losses()
+        weights = {"mask": 1.0, "matching": config.matching, "confidence": config.confidence}
+        loss = sum((parts[name] * weight for name, weight in weights.items()), torch.zeros(()))
+        return loss, {name: float(part.detach()) for name, part in parts.items()}
+
+    def segment(self, query: Query, reads: Tensor, channels: Sequence[int]) -> tuple[list[Tensor], Tensor]:
+        """Logits [K+1, H, W] of each frame, and what the confidence loss makes of them."""
+        return self.net.segment(query, reads, channels), reads.new_zeros(())
+
+
+class _ClipRun:
+    """One batch of clips through the network, frame after frame."""
+
+    def __init__(
+        self, learner: SpaceTimeLearner, batch: ClipBatch, config: LossConfig, generator: torch.Generator
+    ) -> None:
+        self._learner, self._net, self._config = learner, learner.net, config
+        self._origin = batch.origin.flatten(2, 3)
+        self._clips, self._length = batch.frames.shape[:2]
+        side = batch.frames.shape[-1]
+        self._geometry = Geometry.of(Size(side, side), side)
+        self._frames = self._geometry.pad(batch.frames)
+        self._labels, objects = _channel_labels(batch.labels)
+        self._counts = [k + int(self._net.has_background) for k in objects]
+        self._objects = objects
+        self._item_clip = torch.arange(self._clips).repeat_interleave(torch.tensor(self._counts))
+        self._own = torch.rand(self._clips, generator=generator) < config.own_masks
+
+    def losses(self) -> dict[str, Tensor]:
+        """The mean loss terms over all frames but the first."""
+        whole = self._net.encode_query(self._frames.transpose(0, 1).flatten(0, 1))
+        memory = first = self._remember(0, [self._truth(b, 0) for b in range(self._clips)])
+        parts = {name: torch.zeros((), device=self._frames.device) for name in ("mask", "matching", "confidence")}
+        share = 1.0 / (self._length - 1)
+        for t in range(1, self._length):
+            query = self._at(whole, t)
+            tokens = query.key.flatten(2).transpose(1, 2)[self._item_clip]
+            reads = memory.read(tokens).unflatten(2, query.key.shape[2:])
+            logits, doubt = self._learner.segment(query, reads, self._counts)
+            logits = [self._geometry.crop(scores) for scores in logits]
+            parts["mask"] = parts["mask"] + share * self._mask_loss(logits, t)
+            parts["confidence"] = parts["confidence"] + share * doubt
+            if self._config.matching > 0:
+                parts["matching"] = parts["matching"] + share * self._matching(tokens, first.keys, t)
+            if t + 1 < self._length:
+                memory = memory.join(self._remember(t, self._fed_back(logits, t)))
+        return parts
+
+    def _at(self, whole: Query, t: int) -> Query:
+        part = slice(t * self._clips, (t + 1) * self._clips)
+        return Query(whole.key[part], whole.value[part], whole.r1[part], whole.r2[part], whole.r3[part])
+
+    def _truth(self, clip: int, t: int) -> Tensor:
+        channels = torch.arange(self._objects[clip] + 1, device=self._labels.device)
+        return (self._labels[clip, t] == channels[:, None, None]).float()
+
+    def _fed_back(self, logits: list[Tensor], t: int) -> list[Tensor]:
+        """Probabilities for the memory: the truth, or for some clips what the network itself found."""
+        own = self._own.tolist()
+        return [
+            self._net.probability(scores.detach()) if own[b] else self._truth(b, t) for b, scores in enumerate(logits)
+        ]
+
+    def _remember(self, t: int, probabilities: list[Tensor]) -> Memories:
+        masks = [self._net.memory_masks(self._geometry.pad(p)) for p in probabilities]
+        own, other = (torch.cat([pair[i] for pair in masks]) for i in (0, 1))
+        key, value = self._net.encode_memory(self._frames[:, t][self._item_clip], own, other)
+        return Memories(key.flatten(2).transpose(1, 2), value.flatten(2).transpose(1, 2))
+
+    def _mask_loss(self, logits: list[Tensor], t: int) -> Tensor:
+        total = self._frames.new_zeros(())
+        for b, scores in enumerate(logits):
+            target = self._labels[b : b + 1, t]
+            total = total + hard_cross_entropy(scores[None], target, self._config.hard_share)
+            if self._config.jaccard > 0:
+                used = torch.ones(1, scores.shape[0], dtype=torch.bool, device=scores.device)
+                total = total + self._config.jaccard * soft_jaccard(scores[None], target, used)
+        return total / len(logits)
+
+    def _matching(self, tokens: Tensor, keys: Tensor, t: int) -> Tensor:
+        """Teach the affinity itself: each frame's queries against the first frame's keys."""
+        scores = tokens @ keys.transpose(1, 2) / math.sqrt(tokens.shape[2])
+        now, then = (self._origin[self._item_clip, i] for i in (t, 0))
+        return matching_loss(scores, now, then, radius_px=0.75 * _TOKEN_PX)
+
+
+def _channel_labels(labels: Tensor) -> tuple[Tensor, list[int]]:
+    """[B, T, S, S] ids to channels 1..K of the objects that the first frame shows, and K of each clip (at least 1)."""
+    mapped = torch.zeros_like(labels, dtype=torch.int64)
+    counts = []
+    for b, clip in enumerate(labels):
+        seen = [i for i in clip[0].unique().tolist() if i]
+        for channel, object_id in enumerate(seen, start=1):
+            mapped[b][clip == object_id] = channel
+        counts.append(max(1, len(seen)))
+    return mapped, counts
