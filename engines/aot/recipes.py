@@ -16,7 +16,7 @@ def recipe_for(engine: str, preset: PresetName = "starter") -> Recipe:
 
 def _starter(engine: str) -> Recipe:
     phases = (
-        Phase(2400, 8, ClipConfig(crop_px=129, frames=3, real=0.25)),
+        Phase(2400, 8, ClipConfig(crop_px=129, frames=3, real=0.2, in_place=0.25, composite=0.55)),
         Phase(1100, 4, ClipConfig(crop_px=193, frames=4, real=0.35)),
         Phase(560, 3, ClipConfig(crop_px=225, frames=5, real=0.5), freeze_norms=True),
     )

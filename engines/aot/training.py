@@ -17,12 +17,13 @@ from engines.aot.model import AotNet, EncodedFrame, join_memory, reader_of
 from engines.aot.propagation import LayerMemory
 from engines.training.clips import ClipBatch
 from engines.training.depthwise import quicken_depthwise
-from engines.training.losses import hard_cross_entropy, matching_loss, soft_jaccard
+from engines.training.losses import balanced_cross_entropy, hard_cross_entropy, matching_loss, soft_jaccard
 from engines.training.recipe import Recipe
 from engines.transforms import normalise
 
 _UNUSED = -1e4
 _LOSS_STRIDE = 2
+_LOGIT_STRIDE = 4
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class AotLossConfig:
     """Weights and shares at one point of the schedule.
 
     hard_share: share of pixels in the cross entropy. own_masks: chance that a clip's memory holds predicted masks.
-    memorize: chance that a frame joins the long-term memory. reference, matching: weights of the auxiliary losses.
+    memorize: chance that a frame joins the long-term memory. reference, matching, identity: weights of the auxiliary
+    losses; identity asks for the right slot among all ten, not only among those that the clip uses.
     """
 
     hard_share: float
@@ -38,6 +40,7 @@ class AotLossConfig:
     memorize: float = 0.5
     reference: float = 0.0
     matching: float = 0.0
+    identity: float = 0.0
 
 
 class AotLearner:
@@ -75,6 +78,7 @@ def loss_schedule(progress: float, *, published: bool) -> AotLossConfig:
         own_masks=min(1.0, max(0.0, (progress - 0.3) / 0.4)),
         reference=0.5 * max(0.0, 1 - progress / 0.5),
         matching=0.3 * max(0.0, 1 - progress / 0.6),
+        identity=max(0.25, 1 - progress),
     )
 
 
@@ -122,14 +126,18 @@ def clip_loss(
     step = net.reference_step(encoded[0], net.embed_ids(targets.one_hot(targets.labels[:, 0])))
     long_term: Sequence[LayerMemory] = step.memory or ()
     short_term = long_term
-    parts: dict[str, Tensor] = {"mask": torch.zeros(()), "reference": torch.zeros(()), "matching": torch.zeros(())}
-    if config.reference > 0:
-        parts["reference"] = mask_loss(net.decode(step, encoded[0]), targets, 0, config.hard_share)
+    parts = dict.fromkeys(("mask", "reference", "matching", "identity"), torch.zeros(()))
+    if config.reference > 0 or config.identity > 0:
+        logits = net.decode(step, encoded[0])
+        parts["reference"] = mask_loss(logits, targets, 0, config.hard_share)
+        parts["identity"] = identity_loss(logits, targets, 0) / frames
     keys = [step.queries[0].key]
     for t in range(1, frames):
         step = net.propagate_step(encoded[t], reader_of(long_term, net.config.heads), [short_term])
         logits = net.decode(step, encoded[t])
         parts["mask"] = parts["mask"] + mask_loss(logits, targets, t, config.hard_share) / (frames - 1)
+        if config.identity > 0:
+            parts["identity"] = parts["identity"] + identity_loss(logits, targets, t) / frames
         keys.append(step.queries[0].key)
         if t + 1 < frames:
             fed = _fed_back(logits, targets, t, config.own_masks, generator)
@@ -138,7 +146,7 @@ def clip_loss(
                 long_term = join_memory(long_term, short_term)
     if config.matching > 0:
         parts["matching"] = _matching(keys, batch.origin, net.config.heads)
-    weights = {"mask": 1.0, "reference": config.reference, "matching": config.matching}
+    weights = {"mask": 1.0, **{name: getattr(config, name) for name in ("reference", "matching", "identity")}}
     loss = sum((parts[name] * weight for name, weight in weights.items()), torch.zeros(()))
     return loss, {name: float(part.detach()) for name, part in parts.items()}
 
@@ -148,6 +156,17 @@ def mask_loss(logits: Tensor, targets: ClipTargets, t: int, hard_share: float) -
     labels = targets.labels[:, t, ::_LOSS_STRIDE, ::_LOSS_STRIDE]
     logits = F.interpolate(targets.in_use(logits).float(), labels.shape[-2:], mode="bilinear", align_corners=True)
     return 0.5 * hard_cross_entropy(logits, labels, hard_share) + 0.5 * soft_jaccard(logits, labels, targets.used)
+
+
+def identity_loss(logits: Tensor, targets: ClipTargets, t: int) -> Tensor:
+    """Cross entropy over the background and all ten slots, at a quarter of the input's resolution.
+
+    Among the slots in use alone, a clip of one object would teach nothing of which slot it is in; from scratch, on
+    little data, that leaves the network unable to tell objects apart.
+    """
+    labels = targets.labels[:, t, ::_LOGIT_STRIDE, ::_LOGIT_STRIDE]
+    slots = targets.slots.gather(1, labels.flatten(1)).view(labels.shape)
+    return balanced_cross_entropy(logits, slots)
 
 
 def _encode_clip(net: AotNet, frames: Tensor) -> list[EncodedFrame]:

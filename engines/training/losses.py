@@ -19,6 +19,17 @@ def hard_cross_entropy(logits: Tensor, target: Tensor, share: float, *, ignore: 
     return per_pixel.topk(max(1, round(share * per_pixel.shape[1])), dim=1).values.mean()
 
 
+def balanced_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross entropy in which the background and all objects together weigh the same, in each sample.
+
+    logits: [B, C, H, W]. target: [B, H, W] int64, 0 background.
+    """
+    per_pixel = F.cross_entropy(logits.float(), target, reduction="none").flatten(1)
+    parts = [(target.flatten(1) > 0) == side for side in (False, True)]
+    means = [(per_pixel * part).sum(dim=1) / part.sum(dim=1).clamp_min(1) for part in parts]
+    return 0.5 * (means[0] + means[1]).mean()
+
+
 def soft_jaccard(logits: Tensor, target: Tensor, used: Tensor) -> Tensor:
     """One minus the soft intersection over union, averaged over the channels in use (background excluded).
 

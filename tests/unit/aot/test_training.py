@@ -33,7 +33,7 @@ def test_loss_falls_on_a_fixed_batch(name: str) -> None:
     torch.manual_seed(0)
     net = quicken_depthwise(AotNet(replace(VARIANTS[name], live_norm=True)))
     batch = ClipGenerator(made_up_data.pool(), ClipConfig(crop_px=49, frames=3, net_short_side=96)).batch(0, 2)
-    config = AotLossConfig(hard_share=1.0, own_masks=0.5, reference=0.5, matching=0.3)
+    config = AotLossConfig(hard_share=1.0, own_masks=0.5, reference=0.5, matching=0.3, identity=1.0)
     optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3)
     losses = []
     for _ in range(8):
@@ -42,7 +42,7 @@ def test_loss_falls_on_a_fixed_batch(name: str) -> None:
         loss.backward()
         optimiser.step()
         losses.append(float(loss.detach()))
-    assert set(parts) == {"mask", "reference", "matching"}
+    assert set(parts) == {"mask", "reference", "matching", "identity"}
     assert min(losses[-3:]) < 0.85 * losses[0]
 
 
