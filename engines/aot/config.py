@@ -69,6 +69,11 @@ class AotConfig:
         """Width of a memory value; DeAOT keeps the visual and the identity value side by side."""
         return WIDTH * (4 if self.decouple else 2) if self.gated else WIDTH
 
+    @property
+    def decoder_width(self) -> int:
+        """Channels of what the decoder is given: DeAOT's streams, or AOT's map and every layer's output."""
+        return WIDTH * (2 if self.decouple else 1) if self.gated else WIDTH * (self.layers + 1)
+
 
 def _variants() -> dict[str, AotConfig]:
     trunks: tuple[tuple[str, str, EncoderName, int, int], ...] = (

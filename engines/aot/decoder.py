@@ -27,11 +27,11 @@ class Decoder(nn.Module):
     Source: AOT, Yang et al. 2021, section 5 (a feature pyramid as in CFBI).
     """
 
-    def __init__(self, config: AotConfig, inputs: int) -> None:
+    def __init__(self, config: AotConfig) -> None:
         super().__init__()
         self.align_corners = config.align_corners
         c4, c8, c16, _ = config.encoder_channels
-        self.conv_in = ConvNorm(inputs, WIDTH, 1)
+        self.conv_in = ConvNorm(config.decoder_width, WIDTH, 1)
         self.conv_16x = ConvNorm(WIDTH, WIDTH, 3)
         self.conv_8x = ConvNorm(WIDTH, WIDTH // 2, 3)
         self.conv_4x = ConvNorm(WIDTH // 2, WIDTH // 2, 3)
@@ -45,7 +45,7 @@ class Decoder(nn.Module):
         return self.adapter_4x(maps[0]), self.adapter_8x(maps[1]), self.adapter_16x(maps[2])
 
     def forward(self, x: Tensor, adapted: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """[B, inputs, h, w] to logits [B, 11, 4h - 3, 4w - 3] (4h, 4w without aligned corners)."""
+        """[B, decoder width, h, w] to logits [B, 11, 4h - 3, 4w - 3] (4h, 4w without aligned corners)."""
         a4, a8, a16 = adapted
         x = self.conv_16x(self.conv_in(x) + a16)
         x = self.conv_8x(self._enlarge(x, a8) + a8)

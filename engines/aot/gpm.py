@@ -21,20 +21,21 @@ from engines.aot.propagation import (
 from engines.layers.attention import DepthwiseConv2d, attend
 from engines.layers.drop_path import DropPath
 
-_EXPANDED = 2 * WIDTH
+EXPANDED = 2 * WIDTH
 """Width of one stream's value."""
 
 
 class GatedOutput(nn.Module):
-    """The way out of an attention: times the gate, depthwise convolution, projection to both streams."""
+    """The way out of an attention: times the gate, depthwise convolution, projection to all streams."""
 
-    def __init__(self, *, depthwise: bool) -> None:
+    def __init__(self, config: AotConfig) -> None:
         super().__init__()
-        self.dw_conv: DepthwiseConv2d | None = DepthwiseConv2d(2 * _EXPANDED) if depthwise else None
-        self.projection = nn.Linear(2 * _EXPANDED, 2 * WIDTH)
+        width = config.value_width
+        self.dw_conv: DepthwiseConv2d | None = DepthwiseConv2d(width) if config.use_depthwise else None
+        self.projection = nn.Linear(width, width // 2)
 
     def finish(self, readout: Tensor, gate: Tensor | None, grid: Grid) -> Tensor:
-        """readout, gate: [B, N, 1024]. Returns [B, N, 512], visual half first."""
+        """readout, gate: [B, N, value width]. Returns [B, N, value width / 2], visual half first."""
         gated = readout if gate is None else readout * gate
         return self.projection(gated if self.dw_conv is None else self.dw_conv(gated, grid))
 
@@ -43,11 +44,11 @@ class GatedWindowAttention(GatedOutput):
     """The window read-out with the gated way out."""
 
     def __init__(self, config: AotConfig) -> None:
-        super().__init__(depthwise=config.use_depthwise)
+        super().__init__(config)
         self.relative_emb_k = relative_key_embedding(config.key_width, config.heads, config.window_radius)
 
     def forward(self, query: Query, memory: Sequence[LayerMemory], grid: Grid) -> Tensor:
-        """[B, N, 512], visual half first."""
+        """[B, N, value width / 2], visual half first."""
         return self.finish(read_window(query.key, memory, grid, self.relative_emb_k), query.gate, grid)
 
 
@@ -55,12 +56,12 @@ class GatedSelfAttention(GatedOutput):
     """Attention of a frame with itself; one affinity for both streams."""
 
     def __init__(self, config: AotConfig) -> None:
-        super().__init__(depthwise=config.use_depthwise)
+        super().__init__(config)
         self.linear_QK = nn.Linear(2 * WIDTH, config.key_width)
-        self.linear_V1 = nn.Linear(WIDTH, _EXPANDED)
-        self.linear_V2 = nn.Linear(WIDTH, _EXPANDED)
-        self.linear_U1 = nn.Linear(WIDTH, _EXPANDED)
-        self.linear_U2 = nn.Linear(WIDTH, _EXPANDED)
+        self.linear_V1 = nn.Linear(WIDTH, EXPANDED)
+        self.linear_V2 = nn.Linear(WIDTH, EXPANDED)
+        self.linear_U1 = nn.Linear(WIDTH, EXPANDED)
+        self.linear_U2 = nn.Linear(WIDTH, EXPANDED)
         self.use_gate = config.use_gate
 
     def forward(self, visual: Tensor, identity: Tensor, grid: Grid) -> Tensor:
@@ -82,15 +83,15 @@ class GpmLayer(nn.Module):
         self.first = index == 0
         self.key_width, self.use_gate = config.key_width, config.use_gate
         self.norm1 = nn.LayerNorm(WIDTH)
-        self.linear_QV = nn.Linear(WIDTH, config.key_width + _EXPANDED)
-        self.linear_U = nn.Linear(WIDTH, _EXPANDED)
+        self.linear_QV = nn.Linear(WIDTH, config.key_width + EXPANDED)
+        self.linear_U = nn.Linear(WIDTH, EXPANDED)
         if self.first:  # the identity stream is still empty
-            self.linear_ID_V = nn.Linear(WIDTH, _EXPANDED)
+            self.linear_ID_V = nn.Linear(WIDTH, EXPANDED)
         else:
             self.id_norm1 = nn.LayerNorm(WIDTH)
-            self.linear_ID_V = nn.Linear(2 * WIDTH, _EXPANDED)
-            self.linear_ID_U = nn.Linear(WIDTH, _EXPANDED)
-        self.long_term_attn = GatedOutput(depthwise=config.use_depthwise)
+            self.linear_ID_V = nn.Linear(2 * WIDTH, EXPANDED)
+            self.linear_ID_U = nn.Linear(WIDTH, EXPANDED)
+        self.long_term_attn = GatedOutput(config)
         self.short_term_attn: GatedWindowAttention | None = None
         if config.short_term_frames:
             self.short_term_attn = GatedWindowAttention(config)
@@ -103,7 +104,7 @@ class GpmLayer(nn.Module):
     def prepare(self, streams: Streams, at: LayerInput) -> tuple[Streams, Query]:
         """Keys, values and gates from the normed streams."""
         x = self.norm1(streams.visual)
-        key, visual = self.linear_QV(x).split((self.key_width, _EXPANDED), dim=-1)
+        key, visual = self.linear_QV(x).split((self.key_width, EXPANDED), dim=-1)
         u = F.silu(self.linear_U(x))
         if self.first or streams.identity is None:
             identity, id_gate = None, torch.ones_like(u)

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engines.aot.config import CHANNELS_PER_GROUP, STRIDE, WIDTH, AotConfig
+from engines.aot.coupled import CoupledLayer
 from engines.aot.decoder import Decoder
 from engines.aot.gpm import GpmLayer
 from engines.aot.lstt import LsttLayer
@@ -101,12 +102,12 @@ def join_memory(older: Sequence[LayerMemory], newer: Sequence[LayerMemory]) -> t
 class DecoderNorm(nn.Module):
     """DeAOT's last norm: one group per stream, over all channels and tokens."""
 
-    def __init__(self) -> None:
+    def __init__(self, streams: int) -> None:
         super().__init__()
-        self.gn = nn.GroupNorm(2, 2 * WIDTH)
+        self.gn = nn.GroupNorm(streams, streams * WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, N, 512] to the same."""
+        """[B, N, streams * 256] to the same."""
         return self.gn(x.transpose(1, 2)).transpose(1, 2)
 
 
@@ -116,10 +117,10 @@ class Propagation(nn.Module):
     def __init__(self, config: AotConfig) -> None:
         super().__init__()
         self.gated = config.gated
-        layer = GpmLayer if config.gated else LsttLayer
+        layer = (GpmLayer if config.decouple else CoupledLayer) if config.gated else LsttLayer
         self.layers = nn.ModuleList(layer(config, index) for index in range(config.layers))
         if config.gated:
-            self.decoder_norms = nn.ModuleList([DecoderNorm()])
+            self.decoder_norms = nn.ModuleList([DecoderNorm(2 if config.decouple else 1)])
         else:
             self.decoder_norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(config.layers))
             self.mask_token = nn.Parameter(torch.zeros(1, 1, WIDTH))  # in the published files, never used
@@ -132,12 +133,8 @@ class Propagation(nn.Module):
         """The tokens that the decoder sees, layer by layer."""
         if not self.gated:
             return [norm(out.visual) for norm, out in zip(self.decoder_norms, outputs, strict=True)]
-        last = outputs[-1]
-        return [self.decoder_norms[0](torch.cat([last.visual, _filled(last)], dim=-1))]
-
-
-def _filled(streams: Streams) -> Tensor:
-    return torch.zeros_like(streams.visual) if streams.identity is None else streams.identity
+        last = [stream for stream in outputs[-1] if stream is not None]
+        return [self.decoder_norms[0](torch.cat(last, dim=-1))]
 
 
 class AotNet(nn.Module):
@@ -152,7 +149,7 @@ class AotNet(nn.Module):
         self.encoder = _build_encoder(config)
         self.encoder_projector: nn.Module = nn.Conv2d(config.encoder_channels[3], WIDTH, 1)
         self.LSTT = Propagation(config)
-        self.decoder = Decoder(config, 2 * WIDTH if config.gated else WIDTH * (config.layers + 1))
+        self.decoder = Decoder(config)
         kernel = STRIDE + 1 if config.align_corners else STRIDE
         padding = STRIDE // 2 if config.align_corners else 0
         self.patch_wise_id_bank = nn.Conv2d(CHANNELS_PER_GROUP, WIDTH, kernel, STRIDE, padding)

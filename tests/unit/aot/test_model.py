@@ -28,7 +28,8 @@ def _clip(net: AotNet, images: Tensor, one_hot: Tensor) -> Tensor:
     second = net.propagate_step(encoded[1], reader_of(first.memory, net.config.heads), [first.memory])
     newer = net.remember(second, identity)
     memory = join_memory(first.memory, newer)
-    third = net.propagate_step(encoded[2], reader_of(memory, net.config.heads), [newer])
+    recent = [newer, first.memory][: max(1, net.config.short_term_frames)]
+    third = net.propagate_step(encoded[2], reader_of(memory, net.config.heads), recent)
     return net.decode(third, encoded[2])
 
 
@@ -39,6 +40,30 @@ def test_every_trainable_parameter_gets_a_gradient(name: str) -> None:
     _clip(net, images, one_hot).square().mean().backward()
     without = {key for key, p in net.named_parameters() if p.grad is None}
     assert without == ({"LSTT.mask_token"} if name == "aot-s" else set())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"short_term_frames": 0},
+        {"short_term_frames": 2},
+        {"window_radius": 2},
+        {"use_gate": False},
+        {"use_depthwise": False},
+        {"decouple": False},
+        {"drop_path_memory": True},
+    ],
+    ids=str,
+)
+def test_what_the_papers_ablate_can_be_switched_and_trained(changes: dict[str, object]) -> None:
+    net = _tiny("deaot-s", live_norm=True, **({"drop_path": 0.0} | changes)).train()
+    logits = _clip(net, torch.randn(1, 3, 3, 33, 33), torch.rand(1, 11, 33, 33))
+    logits.square().mean().backward()
+    assert logits.shape == (1, 11, 9, 9)
+    unused = {
+        key for key, p in net.named_parameters() if p.grad is None and "linear_U" not in key and "ID_U" not in key
+    }
+    assert not unused
 
 
 def test_live_and_frozen_norms_share_one_state_dict() -> None:

@@ -1,0 +1,1 @@
+"""Plain implementations of the same mathematics, to measure against."""
