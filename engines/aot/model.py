@@ -30,8 +30,9 @@ from engines.aot.lstt import LsttLayer
 from engines.aot.propagation import Grid, LayerInput, LayerMemory, PropagationLayer, Query, Streams
 from engines.layers.attention import attend
 from engines.layers.mobilenetv2 import MobileNetV2
-from engines.layers.norm import PointwiseConv2d, fold_norms, pointwise_as_linear
+from engines.layers.norm import fold_norms
 from engines.layers.resnet import RESNET50_BLOCKS, ResNet
+from engines.layers.serving_conv import PointwiseConv2d, recast_pointwise
 from engines.layers.swin import SwinTransformer
 
 LongTermReader = Callable[[int, Tensor], Tensor]
@@ -159,8 +160,8 @@ class AotNet(nn.Module):
     def optimise_for_serving(self) -> None:
         """Fold the norms and recast 1x1 convolutions, in place; the state dict is not the published one afterwards."""
         fold_norms(self.encoder)
-        pointwise_as_linear(self.encoder)
-        pointwise_as_linear(self.decoder)
+        recast_pointwise(self.encoder)
+        recast_pointwise(self.decoder)
         if isinstance(self.encoder_projector, nn.Conv2d):
             self.encoder_projector = PointwiseConv2d(self.encoder_projector)
 

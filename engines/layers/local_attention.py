@@ -1,15 +1,14 @@
 """Attention inside a square window around each position, without unfolding the window.
 
-Queries are cut into tiles. Each reads the one rectangle of keys that its windows touch: its own positions and a margin
-of `radius` around them, and what lies outside a query's own window is masked. A small grid is one tile. All of it is
-plain tensor arithmetic, so autograd and compilation work.
+Queries are taken in bands of a few rows of the grid. A band reads the rows of keys that its windows touch: neighbours in
+memory, so nothing is copied. What lies outside a query's own window is masked. All of it is plain tensor arithmetic, so
+autograd and compilation work.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from math import isqrt
 from typing import NamedTuple
 
@@ -17,9 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TILE = 8
+BAND_ROWS = 4
+"""Rows of queries in a band: fewer waste fewer multiplications, more need fewer steps."""
+
 DENSE_TOKENS = 640
-"""Grids up to this many positions are one tile: fewer multiplications than copying key rectangles is worth."""
+"""Grids up to this many positions are one band on CPU; on other devices, bands are four times as high."""
 
 
 class WindowBias(NamedTuple):
@@ -51,99 +52,63 @@ def unband(x: Tensor, d: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Tiling:
-    """How a grid of queries is cut. A grid that is one tile reads its own keys, with no margin."""
+class _Band:
+    """Rows `first` to `last` of a grid as queries, and the rows `low` to `high` of keys that their windows touch."""
 
-    grid: tuple[int, int]
+    width: int
     radius: int
+    first: int
+    last: int
+    low: int
+    high: int
 
     @property
-    def whole(self) -> bool:
-        return self.grid[0] * self.grid[1] <= DENSE_TOKENS
+    def queries(self) -> slice:
+        return slice(self.first * self.width, self.last * self.width)
 
     @property
-    def tile(self) -> tuple[int, int]:
-        return self.grid if self.whole else (TILE, TILE)
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        return -(-self.grid[0] // self.tile[0]), -(-self.grid[1] // self.tile[1])
-
-    @property
-    def margins(self) -> tuple[int, int]:
-        """Rows and columns of the last tiles that lie beyond the grid."""
-        return self.counts[0] * self.tile[0] - self.grid[0], self.counts[1] * self.tile[1] - self.grid[1]
-
-    def queries(self, x: Tensor) -> Tensor:
-        """[B, h, w, C] to [B * tiles, tile, C]."""
-        x = F.pad(x, (0, 0, 0, self.margins[1], 0, self.margins[0]))
-        x = x.unflatten(2, (-1, self.tile[1])).unflatten(1, (-1, self.tile[0]))  # [B, down, i, across, j, C]
-        return x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
-
-    def merge(self, x: Tensor) -> Tensor:
-        """[B * tiles, tile, C] back to [B, h, w, C]."""
-        x = x.unflatten(1, self.tile).unflatten(0, (-1, *self.counts)).transpose(2, 3)  # [B, down, i, across, j, C]
-        return x.flatten(3, 4).flatten(1, 2)[:, : self.grid[0], : self.grid[1]]
-
-    def keys(self, x: Tensor) -> Tensor:
-        """[B, h, w, C] to [B * tiles, (tile + 2 radius)^2, C], masked beyond the grid; [B, h * w, C] for one tile."""
-        if self.whole:
-            return x.flatten(1, 2)
-        index, _ = _reach(self.grid, self.radius, x.device)
-        rows = x.flatten(1, 2).index_select(1, index.flatten())
-        return rows.unflatten(1, index.shape).flatten(0, 1)
+    def keys(self) -> slice:
+        return slice(self.low * self.width, self.high * self.width)
 
     def spread(self, bias: Tensor) -> Tensor:
-        """[T, tile, offsets] to [T, tile, keys]: each offset's logit at the key it means, no key elsewhere."""
-        rows, cols = self.tile
-        o, fill = 2 * self.radius + 1, _never(bias)
-        x = bias.unflatten(2, (o, o)).unflatten(1, (rows, cols)).transpose(2, 3)  # [T, i, dy, j, dx]
-        x = self._inner(band(x, fill), cols).permute(0, 3, 4, 1, 2)  # [T, j, kx, i, dy]
-        x = self._inner(band(x, fill), rows).permute(0, 3, 1, 4, 2)  # [T, i, j, ky, kx]
+        """[T, queries, offsets] to [T, queries, keys]: each offset's logit at the key it means, no key elsewhere."""
+        o, r, fill = 2 * self.radius + 1, self.radius, _never(bias)
+        x = bias.unflatten(2, (o, o)).unflatten(1, (-1, self.width)).transpose(2, 3)  # [T, i, dy, j, dx]
+        x = band(x, fill)[..., r : r + self.width].permute(0, 3, 4, 1, 2)  # [T, j, kx, i, dy]
+        skipped = self.low - (self.first - r)
+        x = band(x, fill)[..., skipped : skipped + self.high - self.low].permute(0, 3, 1, 4, 2)  # [T, i, j, ky, kx]
         return x.flatten(3, 4).flatten(1, 2)
 
     def collect(self, weights: Tensor) -> Tensor:
-        """Inverse of spread(): [T, tile, keys] to [T, tile, offsets]."""
-        rows, cols = self.tile
+        """Inverse of spread(): [T, queries, keys] to [T, queries, offsets]."""
         o, r = 2 * self.radius + 1, self.radius
-        x = weights.unflatten(2, self.grid if self.whole else (rows + 2 * r, cols + 2 * r))
-        x = F.pad(x, (r, r, r, r)) if self.whole else x
-        x = x.unflatten(1, (rows, cols)).permute(0, 2, 4, 1, 3)  # [T, j, kx, i, ky]
+        x = weights.unflatten(2, (-1, self.width)).unflatten(1, (-1, self.width))  # [T, i, j, ky, kx]
+        skipped = self.low - (self.first - r)
+        x = F.pad(x, (r, r, skipped, self.last + r - self.high)).permute(0, 2, 4, 1, 3)  # [T, j, kx, i, ky]
         x = unband(x, o).permute(0, 3, 4, 1, 2)  # [T, i, dy, j, kx]
         return unband(x, o).transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
-    def _inner(self, x: Tensor, size: int) -> Tensor:
-        return x[..., self.radius : self.radius + size] if self.whole else x
 
-    def outside(self, x: Tensor) -> Tensor:
-        """[tiles, 1, keys] additive mask of the keys that lie beyond the grid."""
-        if self.whole:
-            return x.new_zeros(1, 1, 1)
-        _, beyond = _reach(self.grid, self.radius, x.device)
-        return beyond.to(x.dtype)[:, None] * _never(x)
-
-
-@lru_cache(maxsize=16)
-def _reach(grid: tuple[int, int], radius: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which positions each tile reads: [tiles, keys] int64 index, clamped, and [tiles, keys] bool beyond the grid."""
-    axes = []
-    for length in grid:
-        starts = torch.arange(0, length, TILE)[:, None]
-        axes.append(starts + torch.arange(-radius, TILE + radius))  # [tiles along, keys along]
-    rows, columns = axes[0][:, None, :, None], axes[1][None, :, None, :]
-    beyond = (rows < 0) | (rows >= grid[0]) | (columns < 0) | (columns >= grid[1])
-    index = rows.clamp(0, grid[0] - 1) * grid[1] + columns.clamp(0, grid[1] - 1)
-    shape = (axes[0].shape[0] * axes[1].shape[0], -1)
-    return index.reshape(shape).to(device), beyond.reshape(shape).to(device)
+def _bands(grid: tuple[int, int], radius: int, device: torch.device) -> list[_Band]:
+    height, width = grid
+    if device.type != "cpu":
+        rows = 4 * BAND_ROWS
+    else:
+        rows = height if height * width <= DENSE_TOKENS else BAND_ROWS
+    bands = []
+    for first in range(0, height, rows):
+        last = min(first + rows, height)
+        bands.append(_Band(width, radius, first, last, max(0, first - radius), min(height, last + radius)))
+    return bands
 
 
-def _fold_heads(x: Tensor, heads: int, grid: tuple[int, int]) -> Tensor:
-    """[B, h * w, heads * d] to [B * heads, h, w, d]."""
-    return x.unflatten(2, (heads, -1)).transpose(1, 2).flatten(0, 1).unflatten(1, grid)
+def _fold_heads(x: Tensor, heads: int) -> Tensor:
+    """[B, N, heads * d] to [B * heads, N, d]."""
+    return x.unflatten(2, (heads, -1)).transpose(1, 2).flatten(0, 1)
 
 
-def _softmax_over(frames: list[Tensor]) -> Tensor:
-    return torch.softmax(frames[0] if len(frames) == 1 else torch.cat(frames, dim=-1), dim=-1)
+def _one(parts: Sequence[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=dim)
 
 
 def local_attend(
@@ -161,20 +126,22 @@ def local_attend(
     Returns [B, h * w, heads * dv]. Scores are q k / sqrt(d) plus `bias.logit`; several frames share one softmax.
     Source: AOT, Yang et al. 2021, section 4.3 (short-term attention).
     """
-    tiling = _Tiling(grid, radius=(isqrt(bias.logit.shape[-1]) - 1) // 2)
-    q = tiling.queries(_fold_heads(query, heads, grid) * (query.shape[-1] // heads) ** -0.5)
-    logits = tiling.spread(tiling.queries(bias.logit.flatten(0, 1).unflatten(1, grid)))
-    outside = tiling.outside(logits)
-    logits = (logits.unflatten(0, (-1, outside.shape[0])) + outside).flatten(0, 1)
-    scores = [torch.baddbmm(logits, q, tiling.keys(_fold_heads(k, heads, grid)).transpose(1, 2)) for k in keys]
-    weights = _softmax_over(scores)
-    rows = [tiling.keys(_fold_heads(v, heads, grid)) for v in values]
-    read = torch.bmm(weights, rows[0] if len(rows) == 1 else torch.cat(rows, dim=1))
-    if bias.value is not None:
-        by_offset = tiling.collect(
-            weights.unflatten(-1, (len(rows), -1)).sum(dim=-2)
-        )  # [B * heads * tiles, n, offsets]
-        by_head = by_offset.unflatten(0, (-1, heads, outside.shape[0]))
-        read = read + (by_head @ bias.value.transpose(1, 2).unsqueeze(1)).flatten(0, 2)
-    out = tiling.merge(read).flatten(1, 2).unflatten(0, (-1, heads))  # [B, heads, h * w, dv]
-    return out.transpose(1, 2).flatten(2)
+    radius = (isqrt(bias.logit.shape[-1]) - 1) // 2
+    q = _fold_heads(query, heads) * (query.shape[-1] // heads) ** -0.5
+    k, v = [_fold_heads(x, heads) for x in keys], [_fold_heads(x, heads) for x in values]
+    logits = bias.logit.flatten(0, 1)
+    parts = []
+    for part in _bands(grid, radius, query.device):
+        allowed = part.spread(logits[:, part.queries])
+        scores = [torch.baddbmm(allowed, q[:, part.queries], x[:, part.keys].transpose(1, 2)) for x in k]
+        weights = torch.softmax(_one(scores, dim=-1), dim=-1)
+        read = torch.bmm(weights, _one([x[:, part.keys] for x in v], dim=1))
+        parts.append(read if bias.value is None else read + _relative_values(weights, part, bias.value, len(v)))
+    return _one(parts, dim=1).unflatten(0, (-1, heads)).transpose(1, 2).flatten(2)
+
+
+def _relative_values(weights: Tensor, part: _Band, value: Tensor, frames: int) -> Tensor:
+    """What the offsets themselves add: weights [B * heads, n, frames * keys], value [heads, dv, offsets]."""
+    by_offset = part.collect(weights.unflatten(-1, (frames, -1)).sum(dim=-2))  # [B * heads, n, offsets]
+    by_head = by_offset.unflatten(0, (-1, value.shape[0]))
+    return (by_head @ value.transpose(1, 2)).flatten(0, 1)

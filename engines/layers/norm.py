@@ -45,30 +45,6 @@ class BatchNorm2d(nn.Module):
         return scale, self.bias - self.running_mean * scale
 
 
-class PointwiseConv2d(nn.Module):
-    """A 1x1 convolution as a matrix product over channels-last memory, whatever the number of threads.
-
-    Library convolutions of this shape take a slow path on CPU when they run on one thread.
-    """
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(conv.weight.detach().flatten(1), requires_grad=False)
-        self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach(), requires_grad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs, h, w] to [B, outputs, h, w], channels last in memory."""
-        return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
-
-
-def pointwise_as_linear(net: nn.Module) -> None:
-    """Replace every 1x1 convolution by PointwiseConv2d, in place, for serving."""
-    for parent in list(net.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Conv2d) and child.kernel_size == child.stride == (1, 1) and child.groups == 1:
-                setattr(parent, name, PointwiseConv2d(child))
-
-
 def fold_norms(net: nn.Module) -> None:
     """Move every frozen batch norm into the convolution before it, in place, for serving; state-dict keys change.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from engines.aot.config import VARIANTS, AotConfig
 from engines.aot.model import AotNet, join_memory, reader_of
 from engines.layers.drop_path import DropPath
+from tests.parity.weights import fill
 
 
 def _tiny(name: str, **changes: object) -> AotNet:
@@ -89,3 +90,16 @@ def test_drop_path_acts_on_whole_samples() -> None:
     assert set(dropped.unique().tolist()) == {0.0, 2.0}
     assert bool((dropped == dropped[:, :1]).all())
     assert DropPath(0.5).eval()(torch.ones(4)).tolist() == [1.0] * 4
+
+
+def test_what_is_recast_for_serving_computes_the_same() -> None:
+    for name in ("deaot-t", "r50-aot-l"):
+        net = _tiny(name).eval()
+        net.encoder.load_state_dict(fill({k: list(v.shape) for k, v in net.encoder.state_dict().items()}))
+        image = torch.randn(1, 3, 49, 65)
+        with torch.inference_mode():
+            before = net.encode(image)
+            net.optimise_for_serving()
+            after = net.encode(image.contiguous(memory_format=torch.channels_last))
+        for a, b in zip((before.tokens, *before.adapted), (after.tokens, *after.adapted), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)

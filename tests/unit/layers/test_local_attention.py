@@ -1,4 +1,4 @@
-"""Window attention against a loop over positions in float64, for one tile and for many, and its gradient."""
+"""Window attention against a loop over positions in float64, for one band and for many, and its gradient."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.layers.local_attention import WindowBias, _reach, local_attend
+from engines.layers.local_attention import WindowBias, local_attend
 
 HEADS, KEY, VALUE = 2, 4, 3
 
@@ -74,8 +74,7 @@ def test_equals_the_definition(
 @pytest.mark.parametrize("dense_tokens", [640, 0])
 def test_gradient_is_right_in_both_forms(dense_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engines.layers.local_attention.DENSE_TOKENS", dense_tokens)
-    monkeypatch.setattr("engines.layers.local_attention.TILE", 2)
-    _reach.cache_clear()
+    monkeypatch.setattr("engines.layers.local_attention.BAND_ROWS", 2)
     query, keys, values, bias = _inputs((3, 3), 1, 1, relative_value=True)
     inputs = [x[:1].requires_grad_() for x in (query, keys[0], values[0], bias.logit)]
 
