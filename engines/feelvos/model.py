@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from engines.feelvos.config import FeelvosConfig
 from engines.layers.mobilenetv2 import CHANNELS as MOBILE_CHANNELS
 from engines.layers.mobilenetv2 import MobileNetV2
-from engines.layers.norm import fold_norms, pointwise_as_linear
+from engines.layers.norm import fold_norms
+from engines.layers.serving_conv import recast_pointwise
 from engines.layers.xception import ConvNorm, NormConfig, SeparableConv, TrunkFeatures, Xception65, plain_conv
 
 _DECODER_EPS = 1e-5
@@ -192,7 +193,7 @@ class FeelvosNet(nn.Module):
     def optimise_for_serving(self) -> None:
         """Fold the norms and recast 1x1 convolutions, in place; the state dict is another one afterwards."""
         fold_norms(self)
-        pointwise_as_linear(self)
+        recast_pointwise(self)
 
     def encode(self, image: Tensor) -> FrameFeatures:
         """image: [B, 3, H, W], values 0..255 scaled to -1..1. Stride 4, see feature_size()."""
