@@ -1,8 +1,8 @@
 """Attention inside a square window around each position, without unfolding the window.
 
 Queries are taken in bands of a few rows of the grid. A band reads the rows of keys that its windows touch, neighbours
-in memory, so nothing is copied. What lies outside a query's own window is masked. All of it is plain tensor arithmetic, so
-autograd and compilation work.
+in memory, so nothing is copied. What lies outside a query's own window is masked.
+All of it is plain tensor arithmetic, so autograd and compilation work.
 """
 
 from __future__ import annotations
