@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 weights = typer.Typer(help="Published checkpoints: list, fetch, convert.", no_args_is_help=True)
 
@@ -37,6 +41,10 @@ def list_weights(folder: _Folder = None) -> None:
     console.print(f"folder: {cache.folder}", soft_wrap=True)
 
 
+def _advance(bar: Progress, task: TaskID, done: int, total: int | None) -> None:
+    bar.update(task, completed=done, total=total)
+
+
 @weights.command("fetch")
 def fetch(
     name: Annotated[str, typer.Argument(help="A name of `maskstream weights list`.")],
@@ -50,17 +58,20 @@ def fetch(
     from service.weights.cache import WeightsCache
     from service.weights.published import published
 
-    entry = published(name)
-    typer.echo(f"{entry.name}: {entry.licence}, {entry.page}")
-    with Progress("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn()) as bar:
-        task = bar.add_task(name, total=None)
-        stored = WeightsCache(folder).fetch(
-            entry,
-            local_file=local_file,
-            accept_new=accept_new,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-    typer.echo(f"{stored.path}\nsha256 of the published file: {stored.published_sha256}")
+    cache, entry = WeightsCache(folder), published(name)
+    for wanted in (entry, *(cache.missing(entry) if local_file is None else ())):
+        typer.echo(f"{wanted.name}: {wanted.licence}, {wanted.page}")
+        with Progress("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn()) as bar:
+            task = bar.add_task(wanted.name, total=None)
+            stored = cache.fetch(
+                wanted,
+                local_file=local_file,
+                accept_new=accept_new,
+                progress=partial(_advance, bar, task),
+            )
+        typer.echo(f"{stored.path}\nsha256 of the published file: {stored.published_sha256}")
+    for wanted in cache.missing(entry):
+        typer.echo(f"It also needs {wanted.name}: `maskstream weights fetch {wanted.name} [--from FILE]`")
 
 
 @weights.command("convert")

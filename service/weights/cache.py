@@ -11,7 +11,7 @@ from pathlib import Path
 from engines.weights_dir import weights_dir
 from service.errors import InvalidInput, NotFound, Unavailable
 from service.weights.download import Progress, Wanted, check, download, file_sha256
-from service.weights.published import PublishedWeights
+from service.weights.published import PublishedWeights, published
 
 _RECORDS = "checksums.json"
 
@@ -37,6 +37,10 @@ class WeightsCache:
     def recorded_sha256(self, entry: PublishedWeights) -> str | None:
         """The hash it must have: the authors', else that of the first fetch."""
         return entry.sha256 or self._records().get(entry.name)
+
+    def missing(self, entry: PublishedWeights) -> list[PublishedWeights]:
+        """What else an entry needs beside it and is not here yet."""
+        return [other for other in map(published, entry.also) if not self.path_of(other).is_file()]
 
     def fetch(
         self,

@@ -17,6 +17,7 @@ class PublishedWeights:
     engine: the engine that loads it. url: of the file itself, or None where it must be fetched by hand from `page`.
     score: as published, on the benchmark it names. sha256, size_bytes: None where the authors give none; they are
     recorded at the first fetch. convertible: PyTorch weights, kept as safetensors; others are kept as they are.
+    also: names of entries that it needs beside it.
     """
 
     name: str
@@ -29,6 +30,7 @@ class PublishedWeights:
     sha256: str | None = None
     size_bytes: int | None = None
     convertible: bool = True
+    also: tuple[str, ...] = ()
 
 
 def _aot(engine: str, drive_id: str, score: float) -> PublishedWeights:
@@ -45,7 +47,8 @@ def _aot(engine: str, drive_id: str, score: float) -> PublishedWeights:
 
 def _uniref(name: str, engine: str, drive_id: str, score: str) -> PublishedWeights:
     page = "https://github.com/FoundationVision/UniRef"
-    return PublishedWeights(name, engine, page, "MIT", score, _DRIVE.format(drive_id), f"{name}.pth")
+    file = f"{name}.pth"
+    return PublishedWeights(name, engine, page, "MIT", score, _DRIVE.format(drive_id), file, also=(VOCABULARY.name,))
 
 
 def _feelvos(name: str, archive: str, score: str) -> PublishedWeights:
@@ -60,6 +63,17 @@ def _feelvos(name: str, archive: str, score: str) -> PublishedWeights:
         convertible=False,
     )
 
+
+VOCABULARY = PublishedWeights(
+    "bert-vocabulary",
+    "uniref",
+    "https://huggingface.co/google-bert/bert-base-uncased",
+    "Apache-2.0",
+    "no weights: the words of texts for uniref and uniref-l",
+    "https://huggingface.co/google-bert/bert-base-uncased/resolve/main/vocab.txt",
+    "vocab.txt",
+    convertible=False,
+)
 
 PUBLISHED: tuple[PublishedWeights, ...] = (
     _aot("deaot-t", "1ThWIZQS03cYWx1EKNN8MIMnJS5eRowzr", 82.0),
@@ -107,6 +121,7 @@ PUBLISHED: tuple[PublishedWeights, ...] = (
     _uniref("uniref-l", "uniref-l", "1ggkoEo1n2b-3sZDVVw3qFg1kyJQPc1jT", "not stated here"),
     _uniref("uniref-image", "uniref", "1RNerEk7nrbFBI9dY5HIK7ErmqKLN40_g", "RefCOCO 75.6, FSS-1000 79.1"),
     _uniref("uniref-l-image", "uniref-l", "1dhCRuSDkw7IjxoUZo1EHDPU_608QHcx_", "not stated here"),
+    VOCABULARY,
 )
 
 

@@ -18,6 +18,7 @@ from engines.aot.config import VARIANTS
 from engines.aot.model import AotNet
 from engines.catalog import CATALOG
 from engines.checkpoint import load_checkpoint
+from engines.uniref.weights import vocabulary_beside
 from service.errors import InvalidInput, NotFound, StorageFull, Unavailable
 from service.weights import download as download_module
 from service.weights.cache import WeightsCache
@@ -196,6 +197,17 @@ def test_a_checkpoint_of_another_engine_is_not_kept(tmp_path: Path) -> None:
 
 def test_the_table_names_only_engines_that_exist_and_each_once() -> None:
     assert len({entry.name for entry in PUBLISHED}) == len(PUBLISHED)
-    assert {entry.engine for entry in PUBLISHED} - {"uniref-l", "feelvos"} <= set(CATALOG)
+    assert {entry.engine for entry in PUBLISHED} <= set(CATALOG)
     with pytest.raises(NotFound, match="there are: deaot-t"):
         published("nonesuch")
+
+
+def test_a_text_engine_asks_for_its_vocabulary(tmp_path: Path) -> None:
+    cache = WeightsCache(tmp_path / "cache")
+    needed = cache.missing(published("uniref"))
+    assert [entry.name for entry in needed] == ["bert-vocabulary"]
+    words = tmp_path / "words.txt"
+    words.write_text("[PAD]\n[UNK]\n")
+    stored = cache.fetch(needed[0], local_file=words)
+    assert stored.path == vocabulary_beside(cache.path_of(published("uniref")))
+    assert cache.missing(published("uniref")) == []
