@@ -86,6 +86,17 @@ _ENGINES: tuple[EngineInfo, ...] = (
         weights_licence="MIT",
     ),
     EngineInfo(
+        name="uniref-l",
+        family="uniref",
+        summary="UniRef++ with Swin-L: the most accurate of the family, for GPUs.",
+        reference_kinds=("mask", "text", "exemplar"),
+        stride=8,
+        min_budget_frames=3,
+        token_bytes=2730,
+        tokens_per_object=True,
+        weights_licence="MIT",
+    ),
+    EngineInfo(
         name="uniref-t",
         family="uniref",
         summary="Light UniRef++ for CPU with a small vocabulary of colours, sizes, positions and ordinals.",

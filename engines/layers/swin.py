@@ -1,6 +1,8 @@
-"""Swin transformer trunk without its last stage, under the published parameter names. Holds no state."""
+"""Swin transformer trunks under the published parameter names. Holds no state."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -8,12 +10,27 @@ from torch import Tensor, nn
 
 from engines.layers.drop_path import DropPath
 
-WINDOW = 7
-BASE_WIDTH = 128
-BASE_DEPTHS = (2, 2, 18, 2)
-BASE_HEADS = (4, 8, 16, 32)
 _OTHER_REGION = -100.0
 """Added to scores between positions that the cyclic shift made neighbours; the published value, not minus infinity."""
+
+
+@dataclass(frozen=True)
+class SwinConfig:
+    """Size of a trunk. stages: how many of the four are built; drop-path rates are spread over all four.
+
+    repeat_last: give the last map twice, as AOT's decoder wants it.
+    """
+
+    width: int
+    depths: tuple[int, int, int, int]
+    heads: tuple[int, int, int, int]
+    window: int
+    stages: int = 4
+    repeat_last: bool = False
+
+
+SWIN_B_OF_AOT = SwinConfig(128, (2, 2, 18, 2), (4, 8, 16, 32), window=7, stages=3, repeat_last=True)
+SWIN_L = SwinConfig(192, (2, 2, 18, 2), (6, 12, 24, 48), window=12)
 
 
 def relative_index(window: int) -> Tensor:
@@ -53,7 +70,7 @@ class WindowAttention(nn.Module):
 
     relative_position_index: Tensor
 
-    def __init__(self, width: int, heads: int, window: int = WINDOW) -> None:
+    def __init__(self, width: int, heads: int, window: int) -> None:
         super().__init__()
         self.heads = heads
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
@@ -89,11 +106,12 @@ class Mlp(nn.Module):
 class SwinBlock(nn.Module):
     """Window attention, shifted by half a window in every second block, and a feed-forward."""
 
-    def __init__(self, width: int, heads: int, *, shifted: bool, drop_path: float) -> None:
+    def __init__(self, width: int, heads: int, window: int, *, shifted: bool, drop_path: float) -> None:
         super().__init__()
-        self.shift = WINDOW // 2 if shifted else 0
+        self.window = window
+        self.shift = window // 2 if shifted else 0
         self.norm1 = nn.LayerNorm(width)
-        self.attn = WindowAttention(width, heads)
+        self.attn = WindowAttention(width, heads, window)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = Mlp(width)
         self.drop_path = DropPath(drop_path)
@@ -104,12 +122,12 @@ class SwinBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def _attend(self, x: Tensor) -> Tensor:
-        h, w = x.shape[1:3]
-        x = F.pad(x, (0, 0, 0, -w % WINDOW, 0, -h % WINDOW))  # the padding attends and is attended to, as published
+        (h, w), window = x.shape[1:3], self.window
+        x = F.pad(x, (0, 0, 0, -w % window, 0, -h % window))  # the padding attends and is attended to, as published
         size = (x.shape[1], x.shape[2])
-        mask = shift_mask(size, WINDOW, device=x.device) if self.shift else None
+        mask = shift_mask(size, window, device=x.device) if self.shift else None
         x = torch.roll(x, (-self.shift, -self.shift), (1, 2)) if self.shift else x
-        x = join_windows(self.attn(cut_windows(x, WINDOW), mask), WINDOW, size)
+        x = join_windows(self.attn(cut_windows(x, window), mask), window, size)
         x = torch.roll(x, (self.shift, self.shift), (1, 2)) if self.shift else x
         return x[:, :h, :w]
 
@@ -132,10 +150,11 @@ class PatchMerging(nn.Module):
 class SwinStage(nn.Module):
     """Blocks at one resolution and the way to the next."""
 
-    def __init__(self, width: int, heads: int, drop_path: list[float], *, last: bool) -> None:
+    def __init__(self, width: int, heads: int, window: int, drop_path: list[float], *, last: bool) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
-            SwinBlock(width, heads, shifted=index % 2 == 1, drop_path=rate) for index, rate in enumerate(drop_path)
+            SwinBlock(width, heads, window, shifted=index % 2 == 1, drop_path=rate)
+            for index, rate in enumerate(drop_path)
         )
         self.downsample: PatchMerging | None = None if last else PatchMerging(width)
 
@@ -161,26 +180,26 @@ class PatchEmbed(nn.Module):
 
 
 class SwinTransformer(nn.Module):
-    """Swin-B's first three stages: maps of 128, 256 and 512 channels at strides 4, 8 and 16, the last one twice.
+    """One normed map per stage at strides 4, 8, 16 (and 32), each twice as wide as the one before.
 
-    Source: Liu et al. 2021, Swin Transformer; three stages and a norm per map as AOT uses it.
+    Source: Liu et al. 2021, Swin Transformer.
     """
 
-    def __init__(self, *, drop_path: float = 0.3) -> None:
+    def __init__(self, config: SwinConfig = SWIN_B_OF_AOT, *, drop_path: float = 0.3) -> None:
         super().__init__()
-        blocks = sum(BASE_DEPTHS)
+        self.repeat_last = config.repeat_last
+        blocks = sum(config.depths)
         rates = [drop_path * index / (blocks - 1) for index in range(blocks)]
-        stages = len(BASE_DEPTHS) - 1
-        self.patch_embed = PatchEmbed(BASE_WIDTH)
+        self.patch_embed = PatchEmbed(config.width)
         self.layers = nn.ModuleList()
-        for index in range(stages):
-            own, rates = rates[: BASE_DEPTHS[index]], rates[BASE_DEPTHS[index] :]
-            width = BASE_WIDTH * 2**index
-            self.layers.append(SwinStage(width, BASE_HEADS[index], own, last=index == stages - 1))
+        for index in range(config.stages):
+            own, rates = rates[: config.depths[index]], rates[config.depths[index] :]
+            width, last = config.width * 2**index, index == config.stages - 1
+            self.layers.append(SwinStage(width, config.heads[index], config.window, own, last=last))
             self.add_module(f"norm{index}", nn.LayerNorm(width))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """[B, 3, H, W] to four maps [B, C, h, w]."""
+        """[B, 3, H, W] to maps [B, C, h, w]."""
         x = self.patch_embed(x)
         maps = []
         for index, stage in enumerate(self.layers):
@@ -188,4 +207,4 @@ class SwinTransformer(nn.Module):
             maps.append(self.get_submodule(f"norm{index}")(x).permute(0, 3, 1, 2))
             if isinstance(stage.downsample, PatchMerging):
                 x = stage.downsample(x)
-        return (*maps, maps[-1])
+        return (*maps, maps[-1]) if self.repeat_last else tuple(maps)

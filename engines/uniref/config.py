@@ -7,7 +7,7 @@ from typing import Literal
 
 from engines.uniref.words import WORDS
 
-Backbone = Literal["resnet50", "mobilenetv2"]
+Backbone = Literal["resnet50", "swin_l", "mobilenetv2"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class UniRefConfig:
 
 VARIANTS: dict[str, UniRefConfig] = {
     "uniref": UniRefConfig(),
+    "uniref-l": UniRefConfig(backbone="swin_l"),
     "uniref-t": UniRefConfig(
         backbone="mobilenetv2",
         hidden_dim=96,

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 from engines.layers.mobilenetv2 import MobileNetV2
 from engines.layers.norm import BatchNorm2d
 from engines.layers.resnet import ResNet
+from engines.layers.swin import SWIN_L, SwinTransformer
 from engines.uniref.config import Backbone
 
 TRUNK_CHANNELS: dict[Backbone, tuple[int, int, int, int]] = {
     "resnet50": (256, 512, 1024, 2048),
+    "swin_l": (192, 384, 768, 1536),
     "mobilenetv2": (24, 32, 96, 128),
 }
 
@@ -43,4 +45,6 @@ def build_trunk(backbone: Backbone, *, live_norm: bool = False) -> nn.Module:
     """The trunk of that name. live_norm: batch norm learns, for training from scratch."""
     if backbone == "mobilenetv2":
         return MobileTrunk(live_norm=live_norm)
+    if backbone == "swin_l":
+        return SwinTransformer(SWIN_L)
     return ResNet(live_norm=live_norm)

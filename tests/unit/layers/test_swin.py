@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from engines.aot.weights import variant_shapes
-from engines.layers import swin
-from engines.layers.swin import PatchMerging, SwinBlock, SwinTransformer
+from engines.layers.swin import SWIN_L, PatchMerging, SwinBlock, SwinConfig, SwinTransformer
 
 
 def _oracle(block: SwinBlock, x: Tensor) -> Tensor:
     """The attention branch of one block, position by position; x: [H, W, C], sides multiples of the window."""
-    (h, w, width), window, shift = x.shape, swin.WINDOW, block.shift
+    (h, w, width), window, shift = x.shape, block.window, block.shift
     attn, heads = block.attn, block.attn.heads
     d = width // heads
     q, k, v = (t.view(h, w, heads, d) for t in attn.qkv(x).split(width, dim=-1))
@@ -41,11 +40,9 @@ def _oracle(block: SwinBlock, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("shifted", [False, True])
-def test_window_attention_equals_the_definition(shifted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(swin, "WINDOW", 3)
+def test_window_attention_equals_the_definition(shifted: bool) -> None:
     torch.manual_seed(0)
-    block = SwinBlock(4, 2, shifted=shifted, drop_path=0.0).double().eval()
-    block.attn = swin.WindowAttention(4, 2, window=3).double()
+    block = SwinBlock(4, 2, 3, shifted=shifted, drop_path=0.0).double().eval()
     with torch.no_grad():
         block.attn.relative_position_bias_table.normal_()
         x = torch.randn(2, 6, 9, 4, dtype=torch.float64)
@@ -87,3 +84,18 @@ def test_state_dict_has_the_published_names_and_shapes() -> None:
     assert "encoder.layers.2.downsample.reduction.weight" not in shapes
     assert not [key for key in shapes if key.startswith("encoder.layers.3")]
     assert len([key for key in shapes if key.startswith("encoder.")]) == 22 * 14 + 2 * 3 + 4 + 3 * 2
+
+
+def test_four_stages_give_four_maps() -> None:
+    net = SwinTransformer(SwinConfig(8, (1, 1, 2, 1), (1, 1, 2, 2), window=4)).eval()
+    with torch.inference_mode():
+        shapes = [tuple(x.shape[1:]) for x in net(torch.zeros(1, 3, 64, 96))]
+    assert shapes == [(8, 16, 24), (16, 8, 12), (32, 4, 6), (64, 2, 3)]
+
+
+def test_swin_l_has_its_published_size() -> None:
+    with torch.device("meta"):
+        net = SwinTransformer(SWIN_L)
+    # 196.74 M with a classifier of 1000 classes, less that, and a norm for each of the first three maps.
+    assert sum(p.numel() for p in net.parameters()) == pytest.approx(196.74e6 - 1537 * 1000 + 2 * 1344, abs=1e4)
+    assert net.state_dict()["layers.3.blocks.1.attn.relative_position_bias_table"].shape == (23 * 23, 48)
