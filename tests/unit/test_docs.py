@@ -38,6 +38,29 @@ def test_every_engine_is_documented(name: str) -> None:
     assert f"`{name}`" in page("engines.md")
 
 
+def test_every_route_is_documented() -> None:
+    from service.api.app import create_app
+
+    document = create_app(Settings()).openapi()
+    text = page("api.md")
+    for path, methods in document["paths"].items():
+        for method in methods:
+            assert f"| `{method.upper()} {path}` |" in text, f"docs/api.md lacks {method.upper()} {path}"
+    assert "`WS /sessions/{session_id}/stream`" in text
+
+
+def test_every_metric_is_documented() -> None:
+    from prometheus_client import REGISTRY
+
+    import service.metrics  # noqa: F401 - registers them
+
+    text = page("operations.md")
+    for metric in REGISTRY.collect():
+        if metric.name.startswith("maskstream_"):
+            name = metric.name + ("_total" if metric.type == "counter" else "")
+            assert f"| `{name}` |" in text, f"docs/operations.md lacks {name}"
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     import re
 
