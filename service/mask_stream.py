@@ -145,8 +145,8 @@ class MaskStream:
         """The masks from next_seq on that the stream has lost but the archive holds."""
         if next_seq >= record.archived_seq:
             return
-        head: Any = await self._redis.xrange(self._keys.masks(session_id), stream_id_after(next_seq - 1), "+", count=2)
-        if any(_entry(*item).seq == next_seq for item in head):
+        stream_id = f"{next_seq + 1}-0"
+        if await self._redis.xrange(self._keys.masks(session_id), stream_id, stream_id):
             return
         async for payload in self.archived(session_id, next_seq, record.archived_seq - 1):
             yield payload

@@ -17,10 +17,19 @@ import anyio.to_thread
 from engines.catalog import CATALOG, DEFAULT_ENGINE, EngineInfo
 from pydantic import ValidationError
 
+from service.admission import device_bytes
 from service.api.references import Intake, ReadReferences, References, parse, parse_json
 from service.api.services import Services
 from service.api.upload import Form, FormReader
-from service.errors import Conflict, InvalidInput, StorageFull, TooManyRequests, UnknownEngine, UnreadableVideo
+from service.errors import (
+    Conflict,
+    DoesNotFit,
+    InvalidInput,
+    StorageFull,
+    TooManyRequests,
+    UnknownEngine,
+    UnreadableVideo,
+)
 from service.media.reader import VideoInfo as ProbedVideo
 from service.metrics import SESSIONS_ACCEPTED, UPLOAD_BYTES
 from service.plan import Plan, first_plan
@@ -28,7 +37,7 @@ from service.redis_keys import new_session_id
 from service.schemas import MemoryOptions, Reference, SessionRecord, SessionSpec, VideoInfo
 from service.session_file import write_session_file
 from service.sessions import Idempotency, Limits
-from service.settings import Settings
+from service.settings import MIB, Settings
 from service.storage import INPUT, Storage
 
 VIDEO_FILE = f"{INPUT}/video"
@@ -178,7 +187,11 @@ async def _draft(
         max_side=options.max_side,
         start_frame=options.start_frame,
         end_frame=options.end_frame,
+        device_bytes=device_bytes(
+            options.engine, (video.height, video.width), len(read.objects), options.memory, options.max_side
+        ),
     )
+    await _check_fit(services, spec)
     record = SessionRecord(
         id=session_id,
         owner=owner,
@@ -191,6 +204,16 @@ async def _draft(
         expires_at=now + services.settings.session_ttl_s,
     )
     return record, read
+
+
+async def _check_fit(services: Services, spec: SessionSpec) -> None:
+    """Refuse what no worker of this engine could ever hold. With no worker up yet, the session waits for one."""
+    capacities = [w.capacity_bytes for w in await services.store.workers() if spec.engine in w.engines]
+    if capacities and spec.device_bytes > max(capacities):
+        raise DoesNotFit(
+            f"the session takes up to {spec.device_bytes // MIB} MiB of device memory, the largest worker has "
+            f"{max(capacities) // MIB} MiB: give a smaller `max_side`, fewer objects, or `memory` with a `budget_mib`"
+        )
 
 
 def plan_of(references: Sequence[Reference], options: Options) -> Plan:

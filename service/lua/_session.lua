@@ -6,6 +6,10 @@ local function seconds() local t = redis.call('TIME'); return string.format('%d.
 local function field(id, name) return redis.call('HGET', key(id), name) end
 local function number(id, name) return tonumber(field(id, name) or '0') end
 
+local function set_once(id, name, value)
+  if (field(id, name) or '') == '' then redis.call('HSET', key(id), name, value) end
+end
+
 -- Whether `epoch` still owns the session. A session that Redis does not know is owned by nobody.
 local function owned(id, epoch) return field(id, 'epoch') == epoch and (field(id, 'worker') or '') ~= '' end
 

@@ -7,5 +7,5 @@ if seq > next_seq then return 'gap' end
 redis.call('XADD', masks_key(id), (seq + 1) .. '-0', 'e', ARGV[4])
 local now = seconds()
 redis.call('HSET', key(id), 'next_seq', seq + 1, 'last_mask_at', now)
-if seq == 0 then redis.call('HSETNX', key(id), 'first_mask_at', now) end
+if seq == 0 then set_once(id, 'first_mask_at', now) end
 return 'ok'

@@ -54,9 +54,7 @@ def _with_correction(record: SessionRecord, plan: Plan, seq: int, reference: Ref
     unfinished = position is not None
     revision = max(segment.revision for segment in plan) + 1
     end_frame = _end_frame(record.plan)
-    if unfinished and plans.total(plan) is None:
-        plan = plans.close(plan, max(seq, plan[-1].first_seq))
-    elif unfinished and plan == record.plan:
+    if plans.total(plan) is None or (unfinished and plan == record.plan):
         plan = plans.close(plan, max(seq, plan[-1].first_seq))
     added = []
     if reference.direction in ("backward", "both"):

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,6 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service import metrics
+from service.errors import Unavailable
 from service.queue import Swept
 from service.schemas import WorkerRecord
 from service.settings import Settings
@@ -31,6 +34,7 @@ RETRYABLE = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnly
 """Redis is away or starting; the same command may succeed later. All commands here may be sent twice."""
 
 _IN_FLIGHT = 64
+_GIVE_UP_CHECK_S = 0.5
 _BACKOFF_S = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _log = structlog.get_logger()
 
@@ -67,6 +71,7 @@ class IoThread:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="io", daemon=True)
         self._room = threading.BoundedSemaphore(_IN_FLIGHT)
+        self._give_up_at = float("inf")
         self._services: Services | None = None
         self._stage: Stage | None = None
         self._stage_changed = asyncio.Event()
@@ -87,15 +92,27 @@ class IoThread:
         self.call(self._open)
 
     def stop(self) -> None:
-        """End the background work and the thread. Writers must be finished before."""
+        """End the background work, whatever writers still have, and the thread."""
+        self._give_up_at = float("inf")
         self.call(self._close)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
+    def give_up_in(self, seconds: float) -> None:
+        """From then on nothing waits for Redis any more: call() raises Unavailable. Safe in a signal handler."""
+        self._give_up_at = time.monotonic() + seconds
+
     def call(self, action: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a coroutine in the thread and wait for its result."""
-        return asyncio.run_coroutine_threadsafe(action(), self._loop).result()
+        """Run a coroutine in the thread and wait for its result. Raises Unavailable once it is time to give up."""
+        future = asyncio.run_coroutine_threadsafe(action(), self._loop)
+        while True:
+            done, _ = wait([future], timeout=_GIVE_UP_CHECK_S)
+            if done:
+                return future.result()
+            if time.monotonic() > self._give_up_at:
+                future.cancel()
+                raise Unavailable("Redis does not answer, and the worker was told to stop")
 
     def ask(self, action: Callable[[], Awaitable[T]]) -> T:
         """The same for a Redis command, repeated until Redis answers."""
@@ -120,7 +137,9 @@ class IoThread:
 
     def hand_over(self, put: Callable[[], None]) -> None:
         """Run `put` in the thread once there is room; its receiver calls done() when the work is over."""
-        self._room.acquire()
+        while not self._room.acquire(timeout=_GIVE_UP_CHECK_S):
+            if time.monotonic() > self._give_up_at:
+                raise Unavailable("Redis does not take the masks, and the worker was told to stop")
         self._loop.call_soon_threadsafe(put)
 
     def done(self, items: int = 1) -> None:
@@ -130,14 +149,14 @@ class IoThread:
     def wait_for_writers(self, timeout_s: float | None = None) -> bool:
         """Whether all writers ended in time."""
 
-        async def wait() -> bool:
+        async def writers_end() -> bool:
             while self._writers:
                 _, pending = await asyncio.wait(self._writers, timeout=timeout_s)
                 if pending:
                     return False
             return True
 
-        return self.call(wait)
+        return self.call(writers_end)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -65,6 +65,7 @@ class Worker:
 
     def stop(self) -> None:
         """Finish the step, snapshot, hand all sessions back, return from run(). Safe in a signal handler."""
+        self._io.give_up_in(2 * self._settings.drain_timeout_s)
         self._stopping.set()
 
     def run(self, *, burst: bool = False) -> None:

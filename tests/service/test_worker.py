@@ -41,6 +41,8 @@ async def test_a_session_from_first_to_last_frame(scene: Scene) -> None:
     await in_thread(scene)
     record = await scene.record(session_id)
     assert record.state is SessionState.COMPLETED and record.error is None
+    times = [record.queued_at, record.started_at, record.first_mask_at, record.last_mask_at, record.finished_at]
+    assert times == sorted(time for time in times if time is not None)
     events = await scene.masks(session_id)
     assert [e.seq for e in events] == [e.frame_index for e in events] == list(range(20))
     assert {o.object_id for e in events for o in e.objects} == {3, 7}
