@@ -158,6 +158,7 @@ class Scene:
         await anyio.to_thread.run_sync(process.join)
         for worker in await self.services.sessions.workers():
             await self.services.queue.expire_lease(worker.id)
+        await self.services.queue.sweep(max_attempts=3, ttl_s=60)
 
     def files(self, session_id: str) -> set[str]:
         """Names of all files of a session, numbers of epochs and seqs left out."""

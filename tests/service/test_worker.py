@@ -123,7 +123,6 @@ async def test_poison_fails_after_three_deaths_at_one_place(scene: Scene) -> Non
         await scene.until(session_id, lambda r: r.state is SessionState.RUNNING and r.next_seq == 1)
         await scene.until_stage(worker, "warmup")
         await scene.kill(worker)
-        await scene.services.queue.sweep(max_attempts=3, ttl_s=60)
     record = await scene.finished(session_id)
     assert record.state is SessionState.FAILED
     assert record.error is not None and record.error.code == "poison"
