@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engines.feelvos.config import CONFIGS
 from engines.feelvos.matching import global_matching, local_matching, to_distance
 from engines.feelvos.model import FeelvosNet, FrameFeatures, resize_aligned
 from engines.feelvos.references import aligned_index, draw_cells
 from engines.training.clips import ClipBatch
+from engines.training.depthwise import quicken_depthwise
 from engines.training.losses import hard_cross_entropy, soft_jaccard
 from engines.training.recipe import Recipe
 from engines.transforms import normalise
@@ -64,6 +66,14 @@ class FeelvosLearner:
     def is_encoder(self, name: str) -> bool:
         """Whether a parameter belongs to the trunk."""
         return name.startswith("trunk.")
+
+
+def build_learner(recipe: Recipe, device: torch.device) -> FeelvosLearner:
+    """A network with fresh weights; the published preset keeps its batch norms fixed."""
+    torch.manual_seed(recipe.seed)
+    net = FeelvosNet(CONFIGS[recipe.engine], live_norm=recipe.preset == "starter")
+    net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return FeelvosLearner(quicken_depthwise(net) if device.type == "cpu" else net, recipe)
 
 
 def clip_loss(
@@ -135,6 +145,14 @@ class _Clip:
 
     def logits(self, t: int, previous: Tensor) -> Tensor:
         """[K+1, h, w] of frame t, given [h, w] labels of the frame before."""
+        with torch.autocast(previous.device.type, enabled=False):  # squared distances need every bit of float32
+            own = torch.stack(self._object_maps(t, previous), dim=1)
+        owner = torch.zeros(len(self.ids), dtype=torch.long, device=own.device)
+        logits: Tensor = self.net.head(self.shared[t : t + 1], own.to(self.shared.dtype), owner)
+        return logits.float()
+
+    def _object_maps(self, t: int, previous: Tensor) -> list[Tensor]:
+        """[K+1, h, w] global distance, previous mask and local distance, those that the variant uses."""
         config, names = self.net.config, self.ids.tolist()
         query, grid = self.embedding[t], self.embedding.shape[1:3]
         maps = []
@@ -146,10 +164,7 @@ class _Clip:
             maps.append((self.ids[:, None, None] == previous).float())
         if config.use_local:
             maps.append(local_matching(query, self.embedding[t - 1], previous, names, window=config.window))
-        own = torch.stack(maps, dim=1).to(self.shared.dtype)
-        owner = torch.zeros(len(names), dtype=torch.long, device=own.device)
-        logits: Tensor = self.net.head(self.shared[t : t + 1], own, owner)
-        return logits.float()
+        return maps
 
     def target(self, t: int) -> Tensor:
         """[S, S] channels of frame t; IGNORE_LABEL where an object is that the first frame does not show."""

@@ -17,7 +17,12 @@ from engines.training.export import WeightsFacts, export_weights
 from engines.training.recipe import PresetName, Recipe
 from engines.training.trainer import Learner
 
-_FAMILIES = {"aot": "engines.aot", "stm": "engines.stm", "afb_urr": "engines.afb_urr"}
+_FAMILIES = {
+    "aot": "engines.aot",
+    "stm": "engines.stm",
+    "afb_urr": "engines.afb_urr",
+    "feelvos": "engines.feelvos",
+}
 """Family -> package with `recipes.recipe_for` and `training.build_learner`."""
 
 

@@ -1,10 +1,10 @@
-"""A published PyTorch checkpoint to safetensors: the same names and values, and where they come from. Needs torch."""
+"""A published checkpoint to safetensors: the same values, and where they come from. Needs torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from engines.checkpoint import load_checkpoint
+from engines.checkpoint import Checkpoint, load_checkpoint
 from service.weights.published import PublishedWeights
 
 
@@ -14,7 +14,7 @@ def convert(source: Path, target: Path, entry: PublishedWeights) -> None:
 
     from engines.registry import create, create_proposer
 
-    checkpoint = load_checkpoint(source, entry.engine)
+    checkpoint = _read(source, entry.engine)
     (create_proposer if entry.engine == "spatial-embeddings" else create)(entry.engine, weights=source, device="cpu")
     metadata = {
         "engine": entry.engine,
@@ -26,3 +26,11 @@ def convert(source: Path, target: Path, entry: PublishedWeights) -> None:
     temporary = target.with_name(target.name + ".part")
     save_file({key: value.contiguous().clone() for key, value in checkpoint.tensors.items()}, temporary, metadata)
     temporary.replace(target)
+
+
+def _read(source: Path, engine: str) -> Checkpoint:
+    if engine == "feelvos":
+        from engines.feelvos.weights import load_weights
+
+        return load_weights(source, engine)
+    return load_checkpoint(source, engine)

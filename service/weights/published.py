@@ -16,7 +16,7 @@ class PublishedWeights:
 
     engine: the engine that loads it. url: of the file itself, or None where it must be fetched by hand from `page`.
     score: as published, on the benchmark it names. sha256, size_bytes: None where the authors give none; they are
-    recorded at the first fetch. convertible: PyTorch weights, kept as safetensors; others are kept as they are.
+    recorded at the first fetch. convertible: weights, kept as safetensors; others are kept as they are.
     also: names of entries that it needs beside it.
     """
 
@@ -60,7 +60,6 @@ def _feelvos(name: str, archive: str, score: str) -> PublishedWeights:
         score,
         f"http://download.tensorflow.org/models/{archive}",
         archive,
-        convertible=False,
     )
 
 

@@ -9,13 +9,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from engines.checkpoint import load_checkpoint
 from engines.errors import WeightsError
 from engines.feelvos.config import FEELVOS
 from engines.feelvos.crc32c import crc32c
 from engines.feelvos.engine import FeelvosEngine
 from engines.feelvos.model import FeelvosNet
-from engines.feelvos.weights import convert, load_published, read_published
+from engines.feelvos.tensor_bundle import open_bundle
+from engines.feelvos.weights import convert, read_published
 from engines.registry import create
+from service.weights.convert import convert as convert_file
+from service.weights.published import published
 from tests.unit.tensor_bundle_writer import write_bundle
 
 Variables = dict[str, NDArray[np.float32]]
@@ -27,13 +31,15 @@ def test_a_published_checkpoint_fills_the_network(
     slots = {"global_step": np.array(200004), "logits/semantic/biases/Momentum": np.zeros(1, np.float32)}
     prefix = tmp_path / "model.ckpt-200004"
     write_bundle(prefix, {**published_variables, **slots}, checksum=crc32c)
-    checkpoint = load_published(prefix)
+    converted = tmp_path / "feelvos.safetensors"
+    convert_file(prefix, converted, published("feelvos"))
+    checkpoint = load_checkpoint(converted, "feelvos")
     wanted = network.state_dict()
     assert checkpoint.tensors.keys() == wanted.keys()
     assert all(torch.equal(checkpoint.tensors[key], wanted[key]) for key in wanted)
-    engine = create("feelvos", weights=prefix, device="cpu")
+    assert checkpoint.metadata["published_sha256"] == open_bundle(prefix).sha256
+    engine = create("feelvos", weights=converted, device="cpu")
     assert isinstance(engine, FeelvosEngine)
-    assert engine.spec.weights_sha256 == checkpoint.sha256
     image = torch.linspace(-1, 1, 3 * 33 * 41).view(1, 3, 33, 41)
     with torch.no_grad():
         torch.testing.assert_close(engine.network(image).embedding, network(image).embedding, atol=1e-4, rtol=0)

@@ -12,6 +12,7 @@ from engines.feelvos.model import FeelvosNet
 from engines.feelvos.recipes import recipe_for
 from engines.feelvos.training import FeelvosLearner, FeelvosLossConfig, clip_loss, loss_schedule
 from engines.training.clips import ClipBatch
+from engines.training.learners import StartingPoint, build_learner
 from tests.unit.training import made_up_data
 
 LIGHT = replace(FEELVOS_T, window=3)
@@ -38,6 +39,7 @@ def test_the_loss_falls_on_a_fixed_batch() -> None:
     torch.manual_seed(0)
     net = FeelvosNet(LIGHT, live_norm=True).train()
     learner = FeelvosLearner(net, recipe_for("feelvos-t"))
+    assert isinstance(build_learner(recipe_for("feelvos-t"), StartingPoint(torch.device("cpu"))), FeelvosLearner)
     optimiser = torch.optim.AdamW(net.parameters(), lr=4e-3)
     losses = []
     for _ in range(11):
@@ -82,3 +84,13 @@ def test_the_published_recipe_is_the_papers() -> None:
     early, late = loss_schedule(0.0, published=True), loss_schedule(0.5, published=True)
     assert (early.hard_share, round(late.hard_share, 6)) == (1.0, 0.15)
     assert not late.every_frame and late.jaccard == 0.0 and late.own_masks == 0.0
+
+
+def test_autocast_leaves_the_matching_exact() -> None:
+    net = FeelvosNet(LIGHT).eval()
+    config = FeelvosLossConfig(hard_share=1.0, every_frame=True)
+    with torch.no_grad():
+        exact = clip_loss(net, batch(), config, torch.Generator().manual_seed(0))[0]
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = clip_loss(net, batch(), config, torch.Generator().manual_seed(0))[0]
+    torch.testing.assert_close(rounded, exact, atol=0.02, rtol=0)
