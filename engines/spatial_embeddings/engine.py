@@ -71,7 +71,8 @@ def network_input(frame: Frame, config: ProposeConfig) -> tuple[Tensor, Size]:
     height, width = frame.shape[:2]
     scale = min(1.0, config.net_short_side / min(height, width), config.long_side / max(height, width))
     inner = Size(max(8, round(height * scale)), max(8, round(width * scale)))
-    image = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None].float() / 255.0
+    # a copy: decoded frames may be read-only, which torch will not take
+    image = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None].float() / 255.0
     if (inner.height, inner.width) != (height, width):
         target = (inner.height, inner.width)
         image = F.interpolate(image, target, mode="bilinear", align_corners=False, antialias=scale < 1.0)

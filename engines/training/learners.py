@@ -22,6 +22,7 @@ _FAMILIES = {
     "stm": "engines.stm",
     "afb_urr": "engines.afb_urr",
     "feelvos": "engines.feelvos",
+    "spatial_embeddings": "engines.spatial_embeddings",
 }
 """Family -> package with `recipes.recipe_for` and `training.build_learner`."""
 
