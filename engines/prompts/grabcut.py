@@ -43,7 +43,8 @@ class GrabCutConfig:
     """long_side: pixels at which the cut is made. context: margin around a box, as a share of it, for background.
 
     point_radius: of the disc that surely belongs to a click, as a share of the shorter side. reach: how far from a
-    click an object is looked for, the same way. colour_distance: CIE Lab distance up to which a pixel is like a click.
+    click an object is looked for, the same way. region_core, region_reach: of a rough region's size (the root of its
+    area), how far inside its rim it is surely right and how far outside it may still grow. colour_distance: CIE Lab distance up to which a pixel is like a click.
     """
 
     long_side: int = 480
@@ -51,6 +52,8 @@ class GrabCutConfig:
     point_radius: float = 0.012
     reach: float = 0.35
     colour_distance: float = 18.0
+    region_core: float = 0.12
+    region_reach: float = 0.12
 
 
 def mask_from_box(frame: Frame, box: Box, config: GrabCutConfig | None = None) -> Mask:
@@ -94,20 +97,19 @@ def mask_from_points(frame: Frame, points: Sequence[Point], config: GrabCutConfi
     return window.to_frame(_connected_to(found, [window.point(each) for each in points if each.on_object]))
 
 
-def mask_from_region(frame: Frame, region: Mask, box: Box, config: GrabCutConfig | None = None) -> Mask:
-    """[H, W] bool: a rough region [H, W] within `box`, redrawn along the picture's colours.
+def mask_from_region(frame: Frame, region: Mask, config: GrabCutConfig | None = None) -> Mask:
+    """[H, W] bool: a rough region [H, W] that is not empty, redrawn along the picture's colours.
 
     Pixels well inside the region stay, pixels well outside never join. The region itself where the cut strays from it.
     """
     import cv2
 
     config = config or GrabCutConfig()
-    window = _Window.around(frame, box, config)
+    window = _Window.around(frame, _box_of(region), config)
     rough = window.of_frame(region)
-    band = max(2, round(0.12 * float(np.sqrt(rough.sum()))))
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * band + 1, 2 * band + 1))
-    core = np.asarray(cv2.erode(rough.astype(np.uint8), kernel), bool)
-    around = np.asarray(cv2.dilate(rough.astype(np.uint8), kernel), bool)
+    size = float(np.sqrt(rough.sum()))
+    core = np.asarray(cv2.erode(rough.astype(np.uint8), _round_kernel(config.region_core * size)), bool)
+    around = np.asarray(cv2.dilate(rough.astype(np.uint8), _round_kernel(config.region_reach * size)), bool)
     labels = np.where(core, 1, np.where(rough, 3, np.where(around, 2, 0))).astype(np.uint8)
     found = _cut(window.image, labels)
     both, either = int((found & rough).sum()), int((found | rough).sum())
@@ -232,6 +234,19 @@ def _point_labels(
         _disc(mark, window.point(point), radius, True)
         labels[mark] = 1 if point.on_object else 0
     return labels
+
+
+def _round_kernel(radius: float) -> NDArray[np.uint8]:
+    import cv2
+
+    side = 2 * max(1, round(radius)) + 1
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
+
+
+def _box_of(mask: Mask) -> Box:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    size = (int(columns[-1] - columns[0]) + 1, int(rows[-1] - rows[0]) + 1)
+    return Box(float(columns[0]), float(rows[0]), float(size[0]), float(size[1]))
 
 
 def _disc(mask: Mask, centre: tuple[int, int], radius: int, value: bool) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.prompts.grabcut import Box, mask_from_region
+from engines.prompts.grabcut import mask_from_region
 from engines.proposals.camera_motion import MotionConfig, residual_motion
 from engines.protocols import Proposal
 from engines.types import Frame
@@ -67,7 +67,5 @@ class MovingProposer:
 
     def _refine(self, frame: Frame, part: NDArray[np.bool_], residual: NDArray[np.float32]) -> Proposal:
         strength = float(np.median(residual[part]))
-        rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
-        box = Box(float(columns[0]), float(rows[0]), float(columns[-1] - columns[0] + 1), float(rows[-1] - rows[0] + 1))
-        mask = mask_from_region(frame, part, box)
+        mask = mask_from_region(frame, part)
         return Proposal(mask, strength / (strength + self._config.moving_from))

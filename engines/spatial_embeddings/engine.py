@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engines.checkpoint import load_checkpoint
+from engines.prompts.grabcut import GrabCutConfig, mask_from_region
 from engines.proposals.camera_motion import residual_motion
 from engines.proposals.ranking import rank
 from engines.protocols import Proposal
@@ -23,12 +24,14 @@ from engines.types import Frame, Size
 
 _PUBLISHED_SHORT_SIDE = 1024
 _PUBLISHED_PIXELS = 1024 * 2048
+_COARSE = GrabCutConfig(long_side=320, context=0.8, region_core=0.3, region_reach=0.5)
 
 
 @dataclass(frozen=True)
 class ProposeConfig:
     """net_short_side: pixels that frames are scaled down to. long_side: at most this many pixels, whatever the shape.
 
+    refine_top: so many of the best proposals are redrawn along the picture's colours, for weights with coarse masks.
     cluster.min_pixels counts pixels of the network's size and is scaled with it from the published 1024 x 2048.
     """
 
@@ -36,6 +39,7 @@ class ProposeConfig:
     long_side: int = 2048
     cluster: ClusterConfig = ClusterConfig(score_threshold=0.5)
     least_pixels: int = 24
+    refine_top: int = 0
 
 
 class SpatialEmbeddingsProposer:
@@ -50,8 +54,11 @@ class SpatialEmbeddingsProposer:
         """Instances of the first frame by seed and area; by motion too where later frames show any."""
         found = self.instances(frames[0])
         size = Size.of(frames[0])
-        proposals = [Proposal(_to_frame(each.mask, size), each.score) for each in found]
-        return rank(proposals, residual_motion(frames))
+        motion = residual_motion(frames)
+        ranked = rank([Proposal(_to_frame(each.mask, size), each.score) for each in found], motion)
+        best, rest = ranked[: self.config.refine_top], ranked[self.config.refine_top :]
+        redrawn = [Proposal(mask_from_region(frames[0], each.mask, _COARSE), each.score) for each in best]
+        return [*redrawn, *rest]
 
     @torch.inference_mode()
     def instances(self, frame: Frame) -> list[Instance]:
@@ -87,8 +94,12 @@ def _to_frame(mask: Tensor, size: Size) -> np.ndarray[tuple[int, ...], np.dtype[
 
 
 def build_proposer(name: str, *, weights: Weights, device: torch.device) -> SpatialEmbeddingsProposer:
-    """Load the network. A starter's file says at which size it was trained. Raises WeightsError."""
+    """Load the network. A starter's file says at which size to serve it and how many masks to redraw.
+
+    Raises WeightsError.
+    """
     checkpoint = load_checkpoint(weights, name)
     network = load_network(checkpoint).to(device)
     side = checkpoint.integer("net_short_side", _PUBLISHED_SHORT_SIDE)
-    return SpatialEmbeddingsProposer(network, ProposeConfig(net_short_side=side), checkpoint.sha256)
+    config = ProposeConfig(net_short_side=side, refine_top=checkpoint.integer("refine_top", 0))
+    return SpatialEmbeddingsProposer(network, config, checkpoint.sha256)

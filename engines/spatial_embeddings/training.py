@@ -68,7 +68,7 @@ def build_learner(recipe: Recipe, device: torch.device) -> SpatialEmbeddingsLear
     torch.manual_seed(recipe.seed)
     net = BranchedERFNet(STARTER if starter else PUBLISHED)
     net.reset_output(STARTER_SIGMA_BIAS if starter else SIGMA_BIAS)
-    return SpatialEmbeddingsLearner(net.to(device, memory_format=torch.channels_last), recipe)
+    return SpatialEmbeddingsLearner(net.to(device), recipe)
 
 
 @dataclass(frozen=True)
