@@ -43,8 +43,9 @@ class GrabCutConfig:
     """long_side: pixels at which the cut is made. context: margin around a box, as a share of it, for background.
 
     point_radius: of the disc that surely belongs to a click, as a share of the shorter side. reach: how far from a
-    click an object is looked for, the same way. region_core, region_reach: of a rough region's size (the root of its
-    area), how far inside its rim it is surely right and how far outside it may still grow. colour_distance: CIE Lab distance up to which a pixel is like a click.
+    click an object is looked for, the same way. colour_distance: CIE Lab distance up to which a pixel is like a click.
+    region_core, region_reach: shares of a rough region's size (the root of its area): how far inside its rim it is
+    surely right, and how far outside it may still grow.
     """
 
     long_side: int = 480
