@@ -22,13 +22,14 @@ from engines.proposals.colour_regions import ColourRegionProposer
 from engines.proposals.moving import MovingProposer
 from engines.proposals.pool import PooledProposer
 from engines.proposals.ranking import compose
-from engines.protocols import Engine, Proposal, Proposer, ReferenceSegmenter
+from engines.protocols import Engine, Grounding, Proposal, Proposer, ReferenceSegmenter
 from engines.registry import create_proposer
 from engines.types import Frame, LabelMap
 
 _log = logging.getLogger(__name__)
 _AUTO_SHARE = 0.35  # of the best proposal's rank, below which a further one is no object of its own
 _GROUNDED = 0.5
+_UNSURE = 0.3  # the score under which the published rules say "not here"
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,7 @@ class ReferenceResolver:
     def text(self, frames: Sequence[Frame], text: str, engine: Engine) -> Resolved:
         """The object that a text describes. Raises UnusableReference, UnsupportedReference."""
         if isinstance(engine, ReferenceSegmenter) and "text" in engine.spec.info.reference_kinds:
-            found = engine.ground(frames[0], text=text)
-            return Resolved(_grounded(found.probability, f"the text {text!r}"))
+            return _grounded(engine.ground(frames[0], text=text), f"the text {text!r}")
         query = parse(text)
         best = select(query, frames[0], self._pool(regions=True).propose(frames))
         return Resolved(best[0].mask)
@@ -68,7 +68,7 @@ class ReferenceResolver:
         """The object that looks like the one marked in another picture. Raises UnusableReference."""
         if isinstance(engine, ReferenceSegmenter) and "exemplar" in engine.spec.info.reference_kinds:
             found = engine.ground(frames[0], exemplar=exemplar, exemplar_mask=exemplar_mask)
-            return Resolved(_grounded(found.probability, "the exemplar"))
+            return _grounded(found, "the exemplar")
         proposals = self._pool(regions=True).propose(frames)
         best = most_alike(frames[0], proposals, exemplar, exemplar_mask)
         warning = f"exemplar: {engine.spec.info.name} does not compare pictures; the object was found by colour alone"
@@ -108,8 +108,15 @@ def _leading(proposals: Sequence[Proposal]) -> list[Proposal]:
     return [each for each in proposals if each.score >= least]
 
 
-def _grounded(probability: NDArray[np.float32], what: str) -> NDArray[np.bool_]:
-    mask = np.asarray(probability > _GROUNDED)
+def _grounded(found: Grounding, what: str) -> Resolved:
+    mask = np.asarray(found.probability > _GROUNDED)
     if not mask.any():
         raise UnusableReference(f"{what} was not found in the frame")
-    return mask
+    warnings = []
+    if found.unknown_words:
+        warnings.append(
+            f"{what}: these words are not known to the engine and were left out: {', '.join(found.unknown_words)}"
+        )
+    if found.score < _UNSURE:
+        warnings.append(f"{what}: the engine is not sure that it is in the frame (score {found.score:.2f})")
+    return Resolved(mask, tuple(warnings))
