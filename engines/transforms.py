@@ -66,7 +66,7 @@ def to_network(frame: Frame, size: Size, device: torch.device, color: ColorStati
 
     Cubic interpolation as OpenCV does it (a = -0.75, pixel centres); smoothed first when shrunk to less than half.
     """
-    image = torch.from_numpy(np.ascontiguousarray(frame)).to(device).permute(2, 0, 1)[None].float()
+    image = torch.from_numpy(np.require(frame, requirements=("C", "W"))).to(device).permute(2, 0, 1)[None].float()
     target = (size.height, size.width)
     if target != tuple(image.shape[-2:]):
         smooth = min(target[0] / image.shape[2], target[1] / image.shape[3]) < _ALIASING_SHRINK

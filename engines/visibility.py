@@ -18,7 +18,8 @@ from engines.types import Prediction
 class VisibilityRule:
     """An object is seen in a frame when its peak probability and its area reach these.
 
-    min_peak: probability. min_area_cells: area in cells of the network's stride. hysteresis_frames: so many frames in a
+    min_peak: probability against the background alone: two objects that are mistaken for each other are not lost.
+    min_area_cells: area in cells of the network's stride. hysteresis_frames: so many frames in a
     row must disagree before a visible object counts as lost, or a lost one as visible.
     """
 
@@ -104,9 +105,10 @@ def predict(
     Pixels of lost objects go to the next most probable channel.
     """
     label = most_probable(probability)
-    peak = probability.flatten(1).amax(dim=1)
+    against_background = probability[1:] / (probability[1:] + probability[:1]).clamp(min=1e-12)
+    peak = against_background.flatten(1).amax(dim=1)
     area = torch.bincount(label.flatten(), minlength=probability.shape[0])
-    for object_id, p, a in zip(object_ids, peak[1:].tolist(), area[1:].tolist(), strict=True):
+    for object_id, p, a in zip(object_ids, peak.tolist(), area[1:].tolist(), strict=True):
         visibility.observe(object_id, peak=p, area_px=a)
     lost = [c for c, object_id in enumerate(object_ids, start=1) if not visibility.is_visible(object_id)]
     if lost:

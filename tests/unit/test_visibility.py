@@ -69,13 +69,23 @@ def test_less_than_a_quarter_cell_is_lost(area: int, visible: bool) -> None:
 
 def test_pixels_of_a_lost_object_go_to_the_next_channel() -> None:
     probability = torch.zeros(3, 8, 8)
-    probability[0], probability[1], probability[2] = 0.1, 0.5, 0.4
+    probability[0], probability[1], probability[2] = 0.31, 0.36, 0.33
     probability[:, 7] = torch.tensor([0.0, 0.0, 1.0])[:, None]
     visibility = Visibility(CELL)
     for _ in range(2):
         seen = predict(probability, [5, 9], visibility)
     assert np.unique(seen.label_map).tolist() == [9]
     assert seen.scores[5] == 0.0
+
+
+def test_objects_that_are_mistaken_for_each_other_are_both_visible() -> None:
+    probability = torch.zeros(3, 8, 8)
+    probability[0], probability[1], probability[2] = 0.1, 0.47, 0.43
+    probability[:, 4:] = torch.tensor([0.1, 0.43, 0.47])[:, None, None]
+    visibility = Visibility(CELL)
+    for _ in range(3):
+        seen = predict(probability, [5, 9], visibility)
+    assert np.unique(seen.label_map).tolist() == [5, 9]
 
 
 def test_the_state_survives_a_snapshot_between_two_frames() -> None:
