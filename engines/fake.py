@@ -62,6 +62,12 @@ class FakeTrack:
         """Tokens in the bank."""
         return len(self.bank)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Objects that no reference shows."""
+        absent = (object_id for object_id in self.object_ids if not (self.reference == object_id).any())
+        return tuple(f"object {object_id} has no pixels in its reference" for object_id in absent)
+
 
 class FakeEngine:
     """Masks are the newest reference, moved by a few pixels that the hash decides."""

@@ -15,7 +15,7 @@ import structlog
 
 from engines.errors import StateMismatch
 from engines.prompts.resolver import ReferenceResolver
-from engines.protocols import Engine
+from engines.protocols import Engine, HasWarnings
 from engines.types import LabelMap, MemoryPolicy, Prediction, Size
 from service import metrics
 from service import plan as plans
@@ -286,6 +286,15 @@ class RunningSession:
             memory = MemoryPolicy(**self.record.spec.memory.model_dump())
             self.track = self.engine.open(Size.of(rgb), memory)
         self.engine.memorize(self.track, rgb, label_map, object_ids=object_ids)
+        self._pass_on_warnings()
+
+    def _pass_on_warnings(self) -> None:
+        """What the engine has to say of the references goes to the client."""
+        told = self.track.warnings if isinstance(self.track, HasWarnings) else ()
+        new = tuple(warning for warning in told if warning not in self.record.warnings)
+        if new:
+            self.record = self.record.model_copy(update={"warnings": (*self.record.warnings, *new)})
+            self.writer.put(PlanItem({"warnings": to_fields(self.record)["warnings"]}))
 
     def _mask(self, frame: VideoFrame, label_map: LabelMap, scores: dict[int, float]) -> MaskItem:
         touched = self.segment.object_ids

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import time
+from collections.abc import Mapping
 
 import anyio
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from service import redis_keys
 from service.masks import decode_rle
@@ -46,9 +49,13 @@ def draw(index: int) -> NDArray[np.uint8]:
     return frame
 
 
-async def submit(scene: Scene, *references: Reference, back_from: int | None = None) -> str:
+async def submit(
+    scene: Scene, *references: Reference, back_from: int | None = None, files: Mapping[str, bytes] | None = None
+) -> str:
     session_id = redis_keys.new_session_id()
     scene.storage.create(session_id)
+    for name, content in (files or {}).items():
+        scene.storage.write(session_id, name, content)
     path = scene.storage.root / f"{session_id}.mp4"
     with VideoWriter(path, 25) as video:
         for index in range(FRAMES):
@@ -131,3 +138,15 @@ async def test_what_is_not_there_is_left_out_or_fails(scene: Scene) -> None:
     failed = await scene.record(await submit(scene, missing))
     assert failed.state is SessionState.FAILED and failed.error is not None
     assert failed.error.code == "unusable-reference" and "nothing in the frame is purple" in failed.error.detail
+
+
+async def test_what_the_engine_says_of_a_reference_reaches_the_session(scene: Scene) -> None:
+    only_one = np.zeros((HEIGHT, WIDTH), np.uint8)
+    only_one[red_at(0)] = 1
+    name = f"{INPUT}/mask.png"
+    out = io.BytesIO()
+    Image.fromarray(only_one).save(out, format="PNG")
+    session_id = await submit(scene, Reference(kind="mask", object_ids=(1, 2), file=name), files={name: out.getvalue()})
+    record = await scene.record(session_id)
+    assert record.state is SessionState.COMPLETED, record.error
+    assert record.warnings == ("object 2 has no pixels in its reference",)
