@@ -35,6 +35,8 @@ def submit(
     video: Annotated[Path, typer.Argument(exists=True, help="Video file, or folder of numbered images.")],
     mask: Annotated[list[Path] | None, typer.Option("--mask", exists=True, help="First-frame mask PNG.")] = None,
     text: Annotated[list[str] | None, typer.Option("--text", help="Describe an object.")] = None,
+    box: Annotated[list[str] | None, typer.Option("--box", help="x,y,width,height around an object.")] = None,
+    point: Annotated[list[str] | None, typer.Option("--point", help="x,y on an object.")] = None,
     engine: Annotated[str | None, typer.Option("--engine", help="Engine; the server's default if left out.")] = None,
     wait: Annotated[bool, typer.Option("--watch", help="Stay and show the progress.")] = False,
     url: Url = DEFAULT_URL,
@@ -43,7 +45,8 @@ def submit(
 ) -> None:
     """Upload a video with its references; prints the session id."""
     with _client(url, key) as client:
-        session = client.create_session(video, list(mask or []) or None, engine=engine, text=text or None)
+        given = {"text": text or None, "box": box or None, "point": point or None}
+        session = client.create_session(video, list(mask or []) or None, engine=engine, **given)
         _print_session(session, as_json)
         if wait:
             _watch(client, session.session_id, as_json)

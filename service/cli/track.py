@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.errors import InvalidInput, UnreadableMask
+from service.cli.first_frame import FirstFrame, Given, resolve_first_frame
+from service.errors import InvalidInput
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,11 +19,8 @@ if TYPE_CHECKING:
 
     from engines.protocols import Engine
     from engines.types import MemoryPolicy
-    from service.masks import ReadMask
     from service.media.reader import VideoFrame
     from service.worker.frames import FrameSource
-
-MAX_OBJECTS = 254
 
 
 def register(app: typer.Typer) -> None:
@@ -32,8 +30,16 @@ def register(app: typer.Typer) -> None:
 
 def track(
     video: Annotated[Path, typer.Argument(exists=True, help="Video file, or folder or zip of numbered images.")],
-    mask: Annotated[list[Path], typer.Option("--mask", exists=True, help="First-frame mask PNG; several are binary.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the mask PNGs.")],
+    mask: Annotated[
+        list[Path] | None, typer.Option("--mask", exists=True, help="First-frame mask PNG; several are binary.")
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option("--text", help="An object in words; may be repeated.")] = None,
+    box: Annotated[list[str] | None, typer.Option("--box", help="x,y,width,height around an object.")] = None,
+    point: Annotated[list[str] | None, typer.Option("--point", help="x,y on an object.")] = None,
+    max_objects: Annotated[
+        int, typer.Option("--max-objects", min=1, max=50, help="Most objects to find when none is given.")
+    ] = 3,
     engine: Annotated[str, typer.Option("--engine", help="Engine name; see `maskstream weights list`.")] = "",
     weights: Annotated[
         str, typer.Option("--weights", help="`starter`, or a checkpoint as it is published.")
@@ -43,15 +49,23 @@ def track(
     budget_mib: Annotated[float | None, typer.Option("--budget-mib", help="Most memory of the feature bank.")] = None,
     overlay: Annotated[bool, typer.Option("--overlay", help="Also write overlay.mp4 into the folder.")] = False,
 ) -> None:
-    """Segment a video from its first frame's mask; writes one indexed PNG per frame."""
+    """Segment a video from what is given of its first frame; writes one indexed PNG per frame.
+
+    With neither mask, text, box nor point, the objects that stand out are found and followed.
+    """
     from engines.catalog import DEFAULT_ENGINE
+    from engines.prompts.resolver import ReferenceResolver
     from engines.registry import create
     from service.settings import Settings
     from service.worker.frames import DecodeLimits, FrameSource
 
-    with FrameSource(video, DecodeLimits.of(Settings())) as source:
-        reference = _read_reference(mask, source.size)
-        loaded = create(engine or DEFAULT_ENGINE, weights=weights, device=device)
+    given = Given(*(tuple(values or ()) for values in (mask, box, point, text)), max_objects=max_objects)  # type: ignore[arg-type]
+    limits = DecodeLimits.of(Settings())
+    loaded = create(engine or DEFAULT_ENGINE, weights=weights, device=device)
+    reference = resolve_first_frame(given, video, limits, loaded, ReferenceResolver(device))
+    for warning in reference.warnings:
+        typer.secho(warning, fg=typer.colors.YELLOW, err=True)
+    with FrameSource(video, limits) as source:
         output.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         frames = _save(_segment(loaded, source, reference, _policy(memory, budget_mib)), output, overlay)
@@ -67,20 +81,10 @@ def _policy(kind: str, budget_mib: float | None) -> MemoryPolicy:
     return MemoryPolicy(kind=kind, budget_mib=budget_mib)  # type: ignore[arg-type]
 
 
-def _read_reference(paths: list[Path], size: tuple[int, int]) -> ReadMask:
-    from service.masks import read_masks
-
-    try:
-        return read_masks([path.read_bytes() for path in paths], size, max_objects=MAX_OBJECTS)
-    except UnreadableMask as error:
-        names = ", ".join(path.name for path in paths)
-        raise UnreadableMask(f"{names}: {error.detail}") from error
-
-
 Labelled = tuple["VideoFrame", "NDArray[np.uint8]"]
 
 
-def _segment(engine: Engine, source: FrameSource, reference: ReadMask, policy: MemoryPolicy) -> Iterator[Labelled]:
+def _segment(engine: Engine, source: FrameSource, reference: FirstFrame, policy: MemoryPolicy) -> Iterator[Labelled]:
     """Each frame with its label map; the first has the given one."""
     from engines.types import Size
 
