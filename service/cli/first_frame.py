@@ -76,7 +76,9 @@ def _others(
     from engines.prompts.grabcut import Box, Point
 
     found = [resolver.box(frames[0], Box(*_numbers("--box", text, 4))) for text in given.boxes]
-    found += [resolver.points(frames[0], [Point(*_numbers("--point", text, 2))]) for text in given.points]
+    for text in given.points:
+        x, y = _numbers("--point", text, 2)
+        found.append(resolver.points(frames[0], [Point(x, y)]))
     found += [resolver.text(frames, text, engine) for text in given.texts]
     return found
 

@@ -59,7 +59,7 @@ def track(
     from service.settings import Settings
     from service.worker.frames import DecodeLimits, FrameSource
 
-    given = Given(*(tuple(values or ()) for values in (mask, box, point, text)), max_objects=max_objects)  # type: ignore[arg-type]
+    given = Given(tuple(mask or ()), tuple(box or ()), tuple(point or ()), tuple(text or ()), max_objects)
     limits = DecodeLimits.of(Settings())
     loaded = create(engine or DEFAULT_ENGINE, weights=weights, device=device)
     reference = resolve_first_frame(given, video, limits, loaded, ReferenceResolver(device))
