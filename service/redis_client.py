@@ -29,6 +29,7 @@ _SCRIPTS = (
     "cancel",
     "delete",
     "add_request",
+    "adopt",
     "sweep",
     "rate",
 )

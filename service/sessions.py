@@ -152,6 +152,13 @@ class SessionStore:
         reply = await self._scripts.call("delete", [session_id, word, redis_keys.TOMBSTONE_TTL_S])
         return text(reply) == "ok"
 
+    async def adopt(self, record: SessionRecord, archives: Sequence[ArchiveRecord]) -> bool:
+        """Put back a final session that Redis has lost; False when it is there, or was deleted on purpose."""
+        names = [archive.model_dump_json() for archive in archives]
+        fields = [part for pair in to_fields(record).items() for part in pair]
+        reply = await self._scripts.call("adopt", [record.id, record.owner, len(names), *names, *fields])
+        return text(reply) == "ok"
+
     async def deleting(self) -> list[str]:
         """Forgotten sessions whose files may still be there."""
         return [text(session_id) for session_id in await self._redis.smembers(self._keys.deleting)]

@@ -13,12 +13,15 @@ import structlog
 from redis.exceptions import RedisError
 
 from service.metrics import ORPHANS_REMOVED, SESSIONS_EXPIRED
+from service.recovery import recovered
 from service.schemas import SessionRecord
 from service.session_file import read_session_file
 from service.sessions import SessionStore
 from service.settings import Settings
-from service.storage import ARCHIVE, SNAPSHOTS, LocalStorage, Storage
+from service.storage import ARCHIVE, SNAPSHOTS, LocalStorage, Storage, StoredFile
 
+_UPLOAD_GRACE_S = 60.0
+"""An upload's session.json is written moments before Redis is told; only older ones can have been lost."""
 _log = structlog.get_logger("maskstream.janitor")
 
 
@@ -66,6 +69,8 @@ class Janitor:
         """A folder that Redis does not know: an upload under way or broken off, or a session that Redis lost."""
         files = await anyio.to_thread.run_sync(self._storage.list, session_id)
         newest = max((file.modified_at for file in files), default=0.0)
+        if newest < now - _UPLOAD_GRACE_S and await self._recover(session_id, files, now):
+            return
         if newest > now - self._settings.orphan_age_s:
             return
         expires_at = await anyio.to_thread.run_sync(self._expiry_of, session_id)
@@ -73,6 +78,20 @@ class Janitor:
             await anyio.to_thread.run_sync(self._storage.delete, session_id)
             ORPHANS_REMOVED.inc()
             _log.info("removed a folder that nothing names", session=session_id)
+
+    async def _recover(self, session_id: str, files: list[StoredFile], now: float) -> bool:
+        """Put a session back that Redis has lost, unless it has expired anyway."""
+        try:
+            file = await anyio.to_thread.run_sync(read_session_file, self._storage, session_id)
+        except ValueError:
+            return False
+        if file is None or (file.session.expires_at or now) < now:
+            return False
+        lost = recovered(file, files, now)
+        if not await self._store.adopt(lost.session, lost.archives):
+            return False
+        _log.warning("put back a session that Redis had lost", session=session_id, state=lost.session.state)
+        return True
 
     def _expiry_of(self, session_id: str) -> float | None:
         """When session.json says the session expires; None when it was never made, or says nothing that can be read."""
