@@ -11,6 +11,9 @@ from typing import Literal
 from engines.prompts.words import MEANINGFUL as TEXT_RULE_WORDS
 from engines.uniref.words import WORDS
 
+TOKEN_OVERHEAD_BYTES = 30
+"""Bytes that a bank adds to each token: arrival, identity, reference number (8 each), usage (4), two flags."""
+
 ReferenceKind = Literal["mask", "text", "exemplar", "none"]
 
 
@@ -18,7 +21,9 @@ ReferenceKind = Literal["mask", "text", "exemplar", "none"]
 class EngineInfo:
     """What is known of an engine before its weights are loaded.
 
-    stride: pixels per memory token along one side. min_budget_frames: smallest memory budget, in frames of tokens.
+    stride: pixels per memory token along one side. min_budget_frames: smallest memory budget, in frames of tokens, for
+    one object; with tokens_per_object each further one takes two more. net_short_side: short side of the largest frame
+    that the network sees, None where its weights decide.
     token_bytes: bytes of one long-term token in float32, all layers. starter: the name of the starter weights that are
     shipped for it, or None. follows: whether it propagates masks; the others only find objects in one frame.
     """
@@ -36,6 +41,23 @@ class EngineInfo:
     weights_licence: str = ""
     vocabulary: tuple[str, ...] = field(default=())
     follows: bool = True
+    net_short_side: int | None = None
+
+    def smallest_budget_tokens(self, height: int, width: int, objects: int) -> int | None:
+        """Fewest memory tokens that a session can begin with; None where only the loaded weights can tell.
+
+        height, width: of its frames in pixels, after max_side. References may fill half of a budget.
+        """
+        if self.net_short_side is None:
+            return None
+        scale = min(1.0, self.net_short_side / min(height, width))
+        rows, columns = (-(-max(1, round(side * scale)) // self.stride) for side in (height, width))
+        more = 2 * (objects - 1) if self.tokens_per_object else 0
+        return rows * columns * (self.min_budget_frames + more)
+
+    def budget_tokens(self, mib: float) -> int:
+        """Memory tokens that fit `mib`, as float32 and with the bank's own bytes."""
+        return int(mib * 2**20) // (self.token_bytes + TOKEN_OVERHEAD_BYTES)
 
 
 def _aot(name: str, trunk: str, layers: int, *, starter: str | None = None) -> EngineInfo:
@@ -113,6 +135,7 @@ _ENGINES: tuple[EngineInfo, ...] = (
         summary="Space-time memory network, ResNet-50: every fifth frame is remembered per object.",
         token_bytes=(128 + 512) * 4,
         tokens_per_object=True,
+        net_short_side=480,
         weights_licence="CC BY-NC-SA 4.0",
     ),
     EngineInfo(
@@ -121,6 +144,7 @@ _ENGINES: tuple[EngineInfo, ...] = (
         summary="Light STM on MobileNetV2 for CPU use.",
         token_bytes=(64 + 192) * 4,
         tokens_per_object=True,
+        net_short_side=320,
     ),
     EngineInfo(
         name="afb-urr",
@@ -129,6 +153,7 @@ _ENGINES: tuple[EngineInfo, ...] = (
         token_bytes=(128 + 512) * 4,
         min_budget_frames=4,
         tokens_per_object=True,
+        net_short_side=480,
         weights_licence="academic use only",
     ),
     EngineInfo(
@@ -138,6 +163,7 @@ _ENGINES: tuple[EngineInfo, ...] = (
         token_bytes=(64 + 192) * 4,
         min_budget_frames=4,
         tokens_per_object=True,
+        net_short_side=320,
     ),
     EngineInfo(
         name="spatial-embeddings",

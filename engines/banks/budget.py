@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from engines.catalog import TOKEN_OVERHEAD_BYTES
 from engines.errors import BudgetTooSmall
 from engines.types import MemoryPolicy
-
-BOOKKEEPING_BYTES = 30
-"""Bytes that a bank adds to each token: arrival, identity, reference number (8 each), usage (4), two flags."""
 
 _MIB = 1 << 20
 
@@ -22,7 +20,7 @@ def budget_tokens(policy: MemoryPolicy, *, token_bytes: int, default_tokens: int
     if policy.budget_tokens is not None:
         return policy.budget_tokens
     if policy.budget_mib is not None:
-        return int(policy.budget_mib * _MIB) // (token_bytes + BOOKKEEPING_BYTES)
+        return int(policy.budget_mib * _MIB) // (token_bytes + TOKEN_OVERHEAD_BYTES)
     return default_tokens
 
 
@@ -45,7 +43,7 @@ def require_budget(tokens: int, reference_tokens: int, *, token_bytes: int, bank
     """Raise BudgetTooSmall when `banks` banks in `tokens` cannot each keep a whole reference in their half."""
     least = smallest_budget(reference_tokens) * banks
     if tokens < least:
-        mib = least * (token_bytes + BOOKKEEPING_BYTES) / _MIB
+        mib = least * (token_bytes + TOKEN_OVERHEAD_BYTES) / _MIB
         raise BudgetTooSmall(
             f"a memory budget of {tokens} tokens cannot hold the reference frame ({reference_tokens} tokens, "
             f"{banks} bank(s), references may fill half); the smallest that works is {least} tokens ({mib:.1f} MiB)"

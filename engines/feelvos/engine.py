@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engines.banks import BankConfig
-from engines.banks.budget import BOOKKEEPING_BYTES
-from engines.catalog import CATALOG
+from engines.catalog import CATALOG, TOKEN_OVERHEAD_BYTES
 from engines.checkpoint import fit
 from engines.errors import FrameSizeChanged, NoReferenceFrame
 from engines.feelvos.config import CONFIGS, FeelvosConfig
@@ -121,7 +120,7 @@ class FeelvosEngine:
         network_size = self.network_size(size)
         height, width = feature_size(network_size.height, network_size.width)
         bank = self._bank_settings(network_size, memory).budget_tokens or DEFAULT_BUDGET_FRAMES * height * width
-        stored = bank * (self._token_bytes() + BOOKKEEPING_BYTES)
+        stored = bank * (self._token_bytes() + TOKEN_OVERHEAD_BYTES)
         cell = self._spec.dtype.itemsize * (6 * self.config.decoder_width + 3 * self.config.embedding_width)
         cell += self._spec.dtype.itemsize * 3 * self.config.head_width * min(objects + 1, _OBJECTS_PER_PASS)
         trunk = 16 * 64 * 3 * self._spec.dtype.itemsize

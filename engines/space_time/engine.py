@@ -16,6 +16,7 @@ from engines.banks import BankConfig, bank_config
 from engines.banks.budget import budget_tokens, require_budget
 from engines.banks.readout import Memory, read_bank
 from engines.banks.shares import SharedBanks
+from engines.catalog import TOKEN_OVERHEAD_BYTES
 from engines.errors import FrameSizeChanged, NoReferenceFrame, StateMismatch
 from engines.labels import compose
 from engines.protocols import EngineSpec
@@ -130,7 +131,7 @@ class SpaceTimeEngine:
         fresh = 2 * channels * geometry.cells
         items = min(channels, chunk_items(self._spec.device))
         pixels = geometry.padded.height * geometry.padded.width
-        return (held + fresh) * (self._token_bytes + 30) + items * pixels * _ACTIVATION_BYTES_PER_PX
+        return (held + fresh) * (self._token_bytes + TOKEN_OVERHEAD_BYTES) + items * pixels * _ACTIVATION_BYTES_PER_PX
 
     # --- references --------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from engines.catalog import CATALOG, DEFAULT_ENGINE, EngineInfo
 from pydantic import ValidationError
 
 from service.admission import device_bytes
+from service.api.budgets import require_budget
 from service.api.references import Intake, ReadReferences, References, parse, parse_json
 from service.api.services import Services
 from service.api.upload import Form, FormReader
@@ -31,6 +32,7 @@ from service.errors import (
     UnreadableVideo,
 )
 from service.media.reader import VideoInfo as ProbedVideo
+from service.media.reader import scaled_size
 from service.metrics import SESSIONS_ACCEPTED, UPLOAD_BYTES
 from service.plan import Plan, first_plan
 from service.redis_keys import new_session_id
@@ -176,6 +178,8 @@ async def _draft(
     most = min(services.settings.max_objects, options.engine.max_objects)
     reader = References(intake, (video.height, video.width), max_objects=most)
     read = await anyio.to_thread.run_sync(reader.read)
+    seen = scaled_size((video.height, video.width), options.max_side)
+    require_budget(options.engine, options.memory, seen, len(read.objects))
     for name, data in read.files.items():
         await anyio.to_thread.run_sync(services.storage.write, session_id, name, data)
     now = time.time()

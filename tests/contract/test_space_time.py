@@ -10,6 +10,7 @@ import torch
 
 from engines.afb_urr.config import VARIANTS as AFB_VARIANTS
 from engines.afb_urr.model import AfbUrrNetwork
+from engines.catalog import CATALOG, TOKEN_OVERHEAD_BYTES
 from engines.errors import BudgetTooSmall, FrameSizeChanged, NoReferenceFrame, StateMismatch, WeightsError
 from engines.protocols import Engine, Track
 from engines.registry import create
@@ -177,6 +178,10 @@ def test_a_budget_below_the_reference_names_the_smallest(name: str) -> None:
     with pytest.raises(BudgetTooSmall, match=f"smallest that works is {least} tokens"):
         start(name, MemoryPolicy(budget_tokens=least - 1), (1, 2))
     run(name, start(name, MemoryPolicy(budget_tokens=least), (1, 2)), range(2))
+    assert CATALOG[name].smallest_budget_tokens(SIZE.height, SIZE.width, 2) == least
+    mib = least * (CATALOG[name].token_bytes + TOKEN_OVERHEAD_BYTES) / 2**20
+    assert CATALOG[name].budget_tokens(mib) == least
+    start(name, MemoryPolicy(budget_mib=mib), (1, 2))
 
 
 @both

@@ -244,3 +244,16 @@ def test_health_engines_metrics_and_headers(api: ApiServer) -> None:
     assert "default-src 'self'" in headers["content-security-policy"]
     assert api.http.get("/nowhere/at/all").json()["type"] == "urn:maskstream:problem:not-found"
     assert api.http.put("/sessions").status_code == 405
+
+
+def test_a_budget_that_cannot_hold_the_references_is_refused_with_the_smallest(api: ApiServer, clip: bytes) -> None:
+    cells = 3 * 5  # 48 x 80 pixels at stride 16
+    memory = {"budget_tokens": 2 * 2 * cells - 1}
+    answer = api.upload(clip, [mask_png((1, 3))], engine="stm-t", memory=json.dumps(memory))
+    assert answer.status_code == 422
+    assert f"the smallest that works is {2 * 2 * cells}" in answer.json()["detail"]
+    too_small = api.upload(clip, [mask_png((1, 3))], engine="afb-urr", memory=json.dumps({"budget_mib": 0.01}))
+    assert "the smallest that works is 0.23" in too_small.json()["detail"]
+    fits = api.upload(clip, [mask_png((1, 3))], engine="stm-t", memory=json.dumps({"budget_tokens": 2 * 2 * cells}))
+    assert fits.status_code == 202
+    api.http.delete(f"/sessions/{fits.json()['session_id']}")
