@@ -52,13 +52,17 @@ def untrained(name: str) -> SpaceTimeEngine:
 
 
 def clip() -> tuple[Iterator[Frame], LabelMap]:
-    """The rendered clip forwards and backwards for ever, and its first label map; long side 240."""
+    """The rendered clip, panned so that it never repeats, and its first label map; long side 240."""
     shown = list(render())
     scale = LONG_SIDE / max(shown[0].label_map.shape)
     height, width = (round(side * scale) for side in shown[0].label_map.shape)
     images = [np.asarray(cv2.resize(f.image, (width, height), interpolation=cv2.INTER_AREA), np.uint8) for f in shown]
     first = cv2.resize(shown[0].label_map, (width, height), interpolation=cv2.INTER_NEAREST)
-    return itertools.cycle(images + images[-2:0:-1]), np.asarray(first, np.uint8)
+    panned = (
+        np.roll(image, (2 * index, 3 * index), axis=(0, 1))
+        for index, image in enumerate(itertools.cycle(images + images[-2:0:-1]))
+    )
+    return panned, np.asarray(first, np.uint8)
 
 
 def run(name: str, kind: BankKind, frames: int, threshold: float) -> None:
