@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from service.api import health, pictures, reference_maps, results, sessions, stream
+from service.api import corrections, health, pictures, reference_maps, results, sessions, stream
 from service.api.janitor import Janitor
 from service.api.mask_pngs import MaskPngs
 from service.api.middleware.access import AccessMiddleware
@@ -56,7 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
         openapi_url="/openapi.json" if settings.docs else None,
         redoc_url=None,
     )
-    for module in (sessions, reference_maps, results, pictures, stream, health):
+    for module in (sessions, corrections, reference_maps, results, pictures, stream, health):
         app.include_router(module.router)
     for kind in _ANSWERED:
         app.add_exception_handler(kind, answer_problem)

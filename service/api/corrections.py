@@ -1,0 +1,126 @@
+"""`POST /sessions/{id}/references`: corrections and new objects, while a session runs or after it has completed."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import get_args
+
+import anyio.to_thread
+from engines.catalog import CATALOG
+from fastapi import APIRouter, Request
+
+from service.api.documents import SessionOut, describe
+from service.api.references import Intake, ReadReferences, References, parse
+from service.api.services import Services
+from service.api.sessions import OwnerDep, ServicesDep, find, refusals
+from service.api.upload import Form, FormReader
+from service.errors import Conflict, InvalidInput, NotFound, TooManyRequests
+from service.schemas import Direction, ReferenceRequest, SessionRecord
+
+router = APIRouter(tags=["sessions"])
+
+_CORRECTION_FIELDS = frozenset({"frame_index", "direction"})
+_FORM = {
+    "type": "object",
+    "properties": {
+        "mask": {"type": "array", "items": {"type": "string", "format": "binary"}},
+        "references": {"type": "string", "description": "JSON list as for POST /sessions"},
+        "text": {"type": "array", "items": {"type": "string"}},
+        "box": {"type": "array", "items": {"type": "string"}},
+        "point": {"type": "array", "items": {"type": "string"}},
+        "frame_index": {"type": "integer", "description": "Frame of the short-form fields; default 0"},
+        "direction": {"type": "string", "enum": list(get_args(Direction))},
+    },
+}
+_BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}}
+
+
+@dataclass(frozen=True)
+class _Correction:
+    intake: Intake
+    direction: Direction | None
+
+
+@router.post(
+    "/sessions/{session_id}/references", status_code=202, openapi_extra=_BODY, responses=refusals(404, 409, 410)
+)
+async def add_references(request: Request, services: ServicesDep, owner: OwnerDep, session_id: str) -> SessionOut:
+    """Correct objects or add new ones at a frame; the frames up to the next reference are made again."""
+    record = await find(services, owner, session_id)
+    reader = FormReader(request.headers.get("content-type", ""), services.settings, None)
+    form = await reader.read(request.stream())
+    correction = _understand(form, record, services.settings.max_references)
+    read = await _read(services, record, correction)
+    for name, data in read.files.items():
+        await anyio.to_thread.run_sync(services.storage.write, record.id, name, data)
+    known = {item.object_id for item in record.objects}
+    added = ReferenceRequest(
+        references=read.references, objects=tuple(item for item in read.objects if item.object_id not in known)
+    )
+    await _send(services, record, added)
+    return describe(await find(services, owner, session_id), notes=read.notes)
+
+
+def _understand(form: Form, record: SessionRecord, max_references: int) -> _Correction:
+    """The form without its own two fields, as the upload's parser reads it. Raises InvalidInput."""
+    direction = form.one("direction")
+    if direction is not None and direction not in get_args(Direction):
+        raise InvalidInput(f"direction is forward, backward or both, not {direction[:40]!r}", field="direction")
+    frame_index = _frame_index(form.one("frame_index"))
+    rest = Form([part for part in form.parts if part.name not in _CORRECTION_FIELDS])
+    room = max_references - len(record.references)
+    intake = parse(rest, CATALOG[record.spec.engine], mask_frame=frame_index, max_references=room)
+    if intake.auto is not None:
+        raise InvalidInput("no reference was sent: add a mask, box, point, text or `references`")
+    _check_frames(record, [entry.frame_index for entry in intake.entries] + ([frame_index] if intake.masks else []))
+    return _Correction(intake, _as_direction(direction))
+
+
+def _as_direction(text: str | None) -> Direction | None:
+    names: dict[str, Direction] = {"forward": "forward", "backward": "backward", "both": "both"}
+    return None if text is None else names[text]
+
+
+def _frame_index(text: str | None) -> int:
+    if text is None:
+        return 0
+    if not text.isascii() or not text.isdecimal() or len(text) > 9:
+        raise InvalidInput(f"frame_index must be a whole number from 0, not {text[:40]!r}", field="frame_index")
+    return int(text)
+
+
+def _check_frames(record: SessionRecord, frames: list[int]) -> None:
+    end = record.spec.end_frame or record.spec.video.frames
+    for frame_index in frames:
+        if frame_index < record.spec.start_frame or (end is not None and frame_index >= end):
+            raise InvalidInput(f"frame {frame_index} is outside the frames that are segmented", field="frame_index")
+
+
+async def _read(services: Services, record: SessionRecord, correction: _Correction) -> ReadReferences:
+    """Masks decoded and checked; file names that no other request can have taken."""
+    video = record.spec.video
+    most = services.settings.max_objects
+    reader = References(
+        correction.intake, (video.height, video.width), max_objects=most, first_file=secrets.randbits(48)
+    )
+    read = await anyio.to_thread.run_sync(reader.read)
+    objects = {item.object_id for item in (*record.objects, *read.objects)}
+    if len(objects) > most:
+        raise InvalidInput(f"the session would have {len(objects)} objects; at most {most} are allowed")
+    if correction.direction is None:
+        return read
+    turned = tuple(item.model_copy(update={"direction": correction.direction}) for item in read.references)
+    return ReadReferences(turned, read.objects, read.files, read.notes)
+
+
+async def _send(services: Services, record: SessionRecord, request: ReferenceRequest) -> None:
+    """Hand the request to the worker; a completed session is queued again. Raises Conflict, NotFound."""
+    waiting = await services.store.queue_length(record.spec.engine)
+    if waiting >= services.settings.max_queue_length:
+        raise TooManyRequests("too many sessions wait already", retry_after_s=services.settings.retry_after_s)
+    answer = await services.store.add_request(record.id, request)
+    if answer == "missing":
+        raise NotFound(f"session {record.id} was deleted")
+    if answer != "ok":
+        raise Conflict(f"the session is {answer}; references can be added while it runs or after it has completed")

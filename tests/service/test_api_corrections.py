@@ -1,0 +1,115 @@
+"""Corrections over real HTTP, with a real worker: what changes, what stays, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.masks import compose
+from service.settings import Settings
+from tests.service.api_server import ApiServer, mask_png, receive_all, running_api
+from tests.service.videos import write_video
+
+FRAMES = 12
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write_video(tmp_path_factory.mktemp("clip") / "clip.mp4", FRAMES).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    settings = Settings(
+        redis_url=redis_url,
+        redis_prefix="test-api-corrections:",
+        data_dir=tmp_path_factory.mktemp("data"),
+        port=0,
+        min_free_bytes=0,
+        engines=("fake",),
+    )
+    with running_api(settings) as server:
+        command = [sys.executable, "-m", "service.worker"]
+        worker = subprocess.Popen(command, env={**os.environ, **settings.environment()})
+        try:
+            yield server
+        finally:
+            worker.terminate()
+            worker.wait(30)
+
+
+@pytest.fixture(scope="module")
+def completed(api: ApiServer, clip: bytes) -> tuple[str, list[dict[str, Any]]]:
+    """A session that has run through, and its masks."""
+    session_id = str(api.upload(clip, [mask_png((1,))]).json()["session_id"])
+    return session_id, stream(api, session_id)
+
+
+def stream(api: ApiServer, session_id: str, after: int = -1) -> list[dict[str, Any]]:
+    with api.socket(session_id, f"?after={after}") as socket:
+        messages = receive_all(socket)
+    assert messages[-1]["type"] == "end", messages[-1]
+    assert messages[-1]["state"] == "completed"
+    return [message for message in messages if message["type"] == "mask"]
+
+
+def label_map(message: dict[str, Any]) -> np.ndarray:
+    return compose(message["objects"], tuple(message["size"]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "words"),
+    [
+        ({"frame_index": "99"}, 422, "outside the frames"),
+        ({"frame_index": "2", "direction": "sideways"}, 422, "direction"),
+        ({"frame_index": "x"}, 422, "frame_index"),
+    ],
+)
+def test_bad_corrections_are_refused(
+    api: ApiServer, completed: tuple[str, list[dict[str, Any]]], fields: dict[str, str], status: int, words: str
+) -> None:
+    files_before = api.stored_files()
+    answer = api.http.post(
+        f"/sessions/{completed[0]}/references", files=[("mask", ("m.png", mask_png(), "image/png"))], data=fields
+    )
+    assert answer.status_code == status
+    assert words in answer.json()["detail"]
+    assert api.stored_files() == files_before
+
+
+def test_nothing_sent_and_nobodys_session(api: ApiServer, completed: tuple[str, list[dict[str, Any]]]) -> None:
+    empty = api.http.post(f"/sessions/{completed[0]}/references", files=[("direction", (None, "forward"))])
+    assert empty.status_code == 422
+    assert "no reference" in empty.json()["detail"]
+    gone = api.http.post(f"/sessions/{'0' * 26}/references", files=[("mask", ("m.png", mask_png(), "image/png"))])
+    assert gone.status_code == 404
+
+
+def test_a_correction_makes_the_later_frames_again(api: ApiServer, completed: tuple[str, list[dict[str, Any]]]) -> None:
+    session_id, before = completed
+    assert [message["seq"] for message in before] == list(range(FRAMES))
+    given = mask_png((1, 2))
+    answer = api.http.post(
+        f"/sessions/{session_id}/references", files=[("mask", ("m.png", given, "image/png"))], data={"frame_index": "8"}
+    )
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["notes"] == ["mask: pixel values are object ids [1, 2]"]
+    after = stream(api, session_id, after=FRAMES - 1)
+    assert [message["seq"] for message in after] == list(range(FRAMES, FRAMES + 4))
+    assert [message["frame_index"] for message in after] == [8, 9, 10, 11]
+    with Image.open(io.BytesIO(given)) as image:
+        assert np.array_equal(label_map(after[0]), np.asarray(image))
+    shown = api.http.get(f"/sessions/{session_id}").json()
+    assert [item["object_id"] for item in shown["objects"]] == [1, 2]
+    assert shown["revision"] == 1
+    early = api.http.get(f"/sessions/{session_id}/masks/3.png")
+    with Image.open(io.BytesIO(early.content)) as image:
+        assert np.array_equal(np.asarray(image), label_map(before[3])), "frames before the correction stay"
