@@ -31,7 +31,7 @@ class RuleConfig:
 
     countable: float = 0.35
     apart: float = 0.3
-    prior: float = 0.3
+    prior: float = 0.6
     colour_floor: float = 0.15
 
 
@@ -114,7 +114,7 @@ def _fits(query: TextQuery, looks: Sequence[_Looks], config: RuleConfig) -> list
         fit = 1.0
         if query.colours:
             share = float(sum(look.colours[NAMES.index(name)] for name in query.colours))
-            fit *= share**2 if share >= config.colour_floor else 0.0  # squared: a loose mask around it must lose
+            fit *= share if share >= config.colour_floor else 0.0
         if query.lightness:
             fit *= look.lightness if query.lightness > 0 else 1.0 - look.lightness
         if query.size:
