@@ -1,7 +1,7 @@
 """The API as an ASGI app: `create_app(settings)` wires it, its lifespan connects it.
 
-Middleware, outermost first: request id and headers, access, rate limit, body limits, CORS. Pure ASGI, so that streams
-stay streams.
+Middleware, outermost first: lingering close, request id and headers, access, rate limit, body limits, CORS. Pure ASGI,
+so that streams stay streams.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from service.api.janitor import Janitor
 from service.api.mask_pngs import MaskPngs
 from service.api.middleware.access import AccessMiddleware
 from service.api.middleware.body_limit import BodyLimitMiddleware
+from service.api.middleware.linger import LingerMiddleware
 from service.api.middleware.rate_limit import RateLimitMiddleware
 from service.api.middleware.request_id import RequestIdMiddleware
 from service.api.prober import Prober
@@ -88,6 +89,7 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         (RateLimitMiddleware, {"settings": settings}),
         (AccessMiddleware, {"settings": settings}),
         (RequestIdMiddleware, {}),
+        (LingerMiddleware, {}),
     ]
     for layer, options in layers:
         app.add_middleware(layer, **options)
@@ -108,6 +110,7 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
             janitor.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await janitor
+            await services.prober.close()
             await services.redis.aclose()
 
     return lifespan

@@ -1,10 +1,14 @@
-"""Looks at uploads in child processes of their own, a few at a time."""
+"""Looks at uploads in child processes, a few at a time. The processes are kept; each upload gets a fork of one."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import signal
 import sys
+from asyncio.subprocess import PIPE, Process
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,7 @@ class Prober:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._slots = asyncio.Semaphore(settings.max_concurrent_probes)
+        self._idle: list[Process] = []
 
     async def probe(self, path: Path) -> VideoInfo:
         """What the upload is. Raises UnreadableVideo or UnsupportedMedia with the reason."""
@@ -30,27 +35,37 @@ class Prober:
         refusal = UnsupportedMedia if answer["error"]["slug"] == UnsupportedMedia.slug else UnreadableVideo
         raise refusal(answer["error"]["detail"])
 
-    async def _ask(self, path: Path) -> dict[str, Any]:
-        child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "service.media.probe",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
-        try:
-            return await asyncio.wait_for(self._talk(child, path), self._settings.probe_timeout_s)
-        except TimeoutError as error:
-            raise UnreadableVideo(
-                f"looking through the video took longer than {self._settings.probe_timeout_s:.0f} s"
-            ) from error
-        finally:
-            if child.returncode is None:
-                child.kill()
-            await child.wait()
+    async def close(self) -> None:
+        """End the processes."""
+        while self._idle:
+            await _end(self._idle.pop())
 
-    async def _talk(self, child: asyncio.subprocess.Process, path: Path) -> dict[str, Any]:
+    async def _ask(self, path: Path) -> dict[str, Any]:
+        """One request to an idle process; one that does not answer is ended with its fork, never reused."""
+        child, answered = await self._take(), False
+        try:
+            answer = await asyncio.wait_for(self._talk(child, path), self._settings.probe_timeout_s)
+            answered = True
+            return answer
+        except TimeoutError as error:
+            limit = self._settings.probe_timeout_s
+            raise UnreadableVideo(f"looking through the video took longer than {limit:.0f} s") from error
+        finally:
+            if answered:
+                self._idle.append(child)
+            else:
+                await _end(child)
+
+    async def _take(self) -> Process:
+        while self._idle:
+            child = self._idle.pop()
+            if child.returncode is None:
+                return child
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "service.media.probe", stdin=PIPE, stdout=PIPE, start_new_session=True
+        )
+
+    async def _talk(self, child: Process, path: Path) -> dict[str, Any]:
         request = {
             "path": str(path),
             "limits": asdict(media_limits(self._settings)),
@@ -58,7 +73,7 @@ class Prober:
             "cpu_s": self._settings.probe_timeout_s,
         }
         if child.stdin is None or child.stdout is None:
-            raise RuntimeError("the probe child has no pipes")
+            raise RuntimeError("the probe process has no pipes")
         child.stdin.write(json.dumps(request).encode() + b"\n")
         await child.stdin.drain()
         answer = await child.stdout.readline()
@@ -66,3 +81,12 @@ class Prober:
             raise UnreadableVideo("the video cannot be read: the process that looked at it was stopped")
         document: dict[str, Any] = json.loads(answer)
         return document
+
+
+async def _end(child: Process) -> None:
+    """Kill the process with its fork, and collect it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    if child.stdin is not None:
+        child.stdin.close()
+    await child.wait()

@@ -1,1 +1,1 @@
-"""Pure ASGI middleware, outermost first: request id and headers, access, rate limit, body limits."""
+"""Pure ASGI middleware, outermost first: lingering close, request id and headers, access, rate limit, body limits."""
