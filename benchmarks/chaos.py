@@ -118,8 +118,6 @@ async def torment(services: Services, settings: Settings, session_id: str, kills
             at = await record_of(services, session_id)
             done += int(0 < at.next_seq < frames and not at.state.final)
             print(f"  kill {done}: epoch {at.epoch}, {at.next_seq}/{frames} masks", flush=True)
-            for dead in await services.sessions.workers():
-                await services.queue.expire_lease(dead.id)
             worker = start_worker(settings)
         await finished(services, session_id)
     finally:

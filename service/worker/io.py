@@ -7,7 +7,6 @@ what all sessions have under way together is bounded, and the step loop waits at
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -15,42 +14,19 @@ from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import structlog
-from redis.exceptions import BusyLoadingError, ReadOnlyError
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-
-from service import metrics
 from service.errors import Unavailable
-from service.queue import Swept
 from service.schemas import WorkerRecord
 from service.settings import Settings
 from service.startup import Services, build_services, check_storage
 from service.storage import Storage
+from service.worker.presence import Presence
+from service.worker.retry import until_answered
+from service.worker.sweeper import sweep_for_ever
 
 T = TypeVar("T")
 
-RETRYABLE = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError)
-"""Redis is away or starting; the same command may succeed later. All commands here may be sent twice."""
-
 _IN_FLIGHT = 64
 _GIVE_UP_CHECK_S = 0.5
-_BACKOFF_S = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-_log = structlog.get_logger()
-
-
-async def until_answered(action: Callable[[], Awaitable[T]]) -> T:
-    """Repeat an action until Redis answers it."""
-    attempt = 0
-    while True:
-        try:
-            return await action()
-        except RETRYABLE as error:
-            pause = _BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)]
-            if attempt == len(_BACKOFF_S):
-                _log.warning("redis does not answer; trying on", error=str(error))
-            attempt += 1
-            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
 
 
 @dataclass(frozen=True)
@@ -65,9 +41,10 @@ class Stage:
 class IoThread:
     """The thread, its event loop, and the handles that live in it."""
 
-    def __init__(self, settings: Settings, storage: Storage) -> None:
+    def __init__(self, settings: Settings, storage: Storage, presence: Presence) -> None:
         self.settings = settings
         self._storage = storage
+        self._presence = presence
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="io", daemon=True)
         self._room = threading.BoundedSemaphore(_IN_FLIGHT)
@@ -165,7 +142,8 @@ class IoThread:
     async def _open(self) -> None:
         self._services = build_services(self.settings, self._storage)
         await check_storage(self._services)
-        self._background = [self._loop.create_task(self._send_stages()), self._loop.create_task(self._sweep())]
+        sweep = sweep_for_ever(self._services, self.settings, self._presence)
+        self._background = [self._loop.create_task(self._send_stages()), self._loop.create_task(sweep)]
 
     async def _close(self) -> None:
         tasks = [*self._background, *self._writers]
@@ -195,18 +173,3 @@ class IoThread:
     async def _renew(self, stage: Stage) -> None:
         async with self._renewing:
             await self.services.queue.enter_stage(stage.worker, stage.sessions, stage.deadline_s)
-
-    async def _sweep(self) -> None:
-        """Take sessions from dead workers, at a jittered pace."""
-        settings, queue = self.settings, self.services.queue
-
-        async def take() -> list[Swept]:
-            return await queue.sweep(max_attempts=settings.max_attempts, ttl_s=settings.session_ttl_s)
-
-        while True:
-            await asyncio.sleep(settings.sweep_interval_s * random.uniform(0.7, 1.3))  # noqa: S311 - jitter
-            for one in await until_answered(take):
-                metrics.SWEPT.labels(one.state).inc()
-                _log.warning(
-                    "took a session from a dead worker", session=one.session_id, worker=one.worker, now=one.state
-                )

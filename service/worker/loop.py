@@ -27,9 +27,11 @@ from service.schemas import ArchiveRecord, Claim, Problem, SessionRecord, Sessio
 from service.settings import Settings
 from service.storage import Storage
 from service.worker.frames import DecodeLimits
-from service.worker.io import RETRYABLE, IoThread, Stage
+from service.worker.io import IoThread, Stage
 from service.worker.pool import EnginePool, capacity_bytes, resolve_device
+from service.worker.presence import Presence
 from service.worker.resolve import needs_resolution
+from service.worker.retry import RETRYABLE
 from service.worker.session import RunningSession, Surroundings
 from service.worker.writer import EndItem, SessionWriter
 
@@ -52,7 +54,8 @@ class Worker:
         self._device = resolve_device(settings.device)
         self._capacity = capacity_bytes(settings, self._device)
         self._pool = EnginePool(settings, self._device)
-        self._io = IoThread(settings, storage)
+        self._presence = Presence(storage)
+        self._io = IoThread(settings, storage, self._presence)
         resolver = ReferenceResolver(self._device)
         self._around = Surroundings(storage, DecodeLimits.of(settings), self._archives, resolver)
         self._sessions: dict[str, RunningSession] = {}
@@ -72,6 +75,7 @@ class Worker:
         """Work. Raises Unavailable when Redis or storage cannot be used at the start."""
         self._io.start()
         try:
+            self._presence.announce(self.id)
             self._enter("idle", (), self._settings.lease_step_s, wait=True)
             _log.info("worker ready", worker=self.id, device=str(self._device), engines=self._pool.names)
             while not self._stopping.is_set():
@@ -359,6 +363,7 @@ class Worker:
             _log.warning("some sessions could not be handed back in time; others will take them over")
         self._enter("stopped", (), self._settings.lease_step_s, wait=True)
         self._io.ask(lambda: self._io.services.queue.expire_lease(self.id))
+        self._presence.withdraw()
         _log.info("worker stopped", worker=self.id)
 
     def _record(self, session_id: str) -> SessionRecord | None:

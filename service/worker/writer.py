@@ -31,8 +31,9 @@ from service.schemas import (
 )
 from service.session_file import write_session_file
 from service.storage import ARCHIVE, SNAPSHOTS, SessionGone, snapshot_name
-from service.worker.io import IoThread, until_answered
+from service.worker.io import IoThread
 from service.worker.resize import resize_labels
+from service.worker.retry import until_answered
 from service.worker.snapshots import encode_state
 
 _BATCH = 16

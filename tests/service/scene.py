@@ -27,6 +27,7 @@ from service.startup import Services, build_services
 from service.storage import INPUT, LocalStorage
 from service.video_file import VideoWriter
 from service.worker.loop import Worker
+from service.worker.presence import Presence
 
 HEIGHT, WIDTH = 48, 64
 LIMITS = Limits(queue_length=100, sessions_per_owner=100)
@@ -152,12 +153,14 @@ class Scene:
         return [event async for event in found if isinstance(event, MaskEvent)]
 
     async def kill(self, process: BaseProcess) -> None:
-        """kill -9; then declare it dead, as the supervisor of `serve` does, instead of waiting for its lease."""
+        """kill -9. Its lease has seconds to run; the lock that the kernel let go says that it is dead."""
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         await anyio.to_thread.run_sync(process.join)
+        presence = Presence(self.storage)
         for worker in await self.services.sessions.workers():
-            await self.services.queue.expire_lease(worker.id)
+            if presence.is_gone(worker.id):
+                await self.services.queue.expire_lease(worker.id)
         await self.services.queue.sweep(max_attempts=3, ttl_s=60)
 
     def files(self, session_id: str) -> set[str]:

@@ -1,0 +1,34 @@
+"""Takes sessions from dead workers, at a jittered pace. Every worker sweeps; the script makes that harmless."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import structlog
+
+from service import metrics
+from service.queue import Swept
+from service.settings import Settings
+from service.startup import Services
+from service.worker.presence import Presence
+from service.worker.retry import until_answered
+
+_log = structlog.get_logger()
+
+
+async def sweep_for_ever(services: Services, settings: Settings, presence: Presence) -> None:
+    """Sweep at every interval. A worker whose lock has gone is dead whatever its lease says."""
+    while True:
+        await asyncio.sleep(settings.sweep_interval_s * random.uniform(0.7, 1.3))  # noqa: S311 - jitter, not a secret
+        for one in await until_answered(lambda: _sweep(services, settings, presence)):
+            metrics.SWEPT.labels(one.state).inc()
+            _log.warning("worker died", worker=one.worker, session=one.session_id, state=one.state)
+
+
+async def _sweep(services: Services, settings: Settings, presence: Presence) -> list[Swept]:
+    for worker in await services.sessions.workers():
+        if presence.is_gone(worker.id):
+            await services.queue.expire_lease(worker.id)
+            presence.forget(worker.id)
+    return await services.queue.sweep(max_attempts=settings.max_attempts, ttl_s=settings.session_ttl_s)
