@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +58,10 @@ class Run:
         )
 
 
+def shorten(clip: AnnotatedClip, limit: int) -> AnnotatedClip:
+    return replace(clip, frame_paths=clip.frame_paths[:limit], label_paths=clip.label_paths[:limit])
+
+
 def tokens_per_frame(engine: Engine, clip: AnnotatedClip) -> int:
     seen = engine.open(Size.of(clip.label_map(0)), MemoryPolicy(kind="every_k")).network_size
     return -(-seen.height // STRIDE) * -(-seen.width // STRIDE)
@@ -69,11 +73,12 @@ def main() -> None:
     parser.add_argument("--engine", default="deaot-t")
     parser.add_argument("--frames", type=int, nargs="+", default=[2, 6])
     parser.add_argument("--thresholds", type=float, nargs="+", default=[0.98])
+    parser.add_argument("--limit", type=int, default=10**6, help="frames of each clip")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     engine = create(options.engine)
-    clips = [clip for clip in find_clips(options.clips)[0] if not clip.composite]
+    clips = [shorten(clip, options.limit) for clip in find_clips(options.clips)[0] if not clip.composite]
     tokens = tokens_per_frame(engine, clips[0])
     runs = [
         Run("reference only", MemoryPolicy(kind="every_k", memorize_every=9999)),

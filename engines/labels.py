@@ -25,9 +25,12 @@ ChannelMap = NDArray[np.uint8]
 
 @dataclass
 class Slots:
-    """Which object has which channel, for up to `capacity` objects that share one background channel."""
+    """Which object has which channel, for up to len(order) objects that share one background channel.
 
-    capacity: int
+    order: the channels 1.., in the order in which they are given out.
+    """
+
+    order: tuple[int, ...]
     channels: dict[int, int] = field(default_factory=dict)
     retired: set[int] = field(default_factory=set)
 
@@ -44,12 +47,12 @@ class Slots:
     @property
     def full(self) -> bool:
         """Whether every channel is taken or was."""
-        return len(self.channels) + len(self.retired) >= self.capacity
+        return len(self.channels) + len(self.retired) >= len(self.order)
 
     def join(self, object_id: int) -> int:
         """The channel of a new object."""
         taken = set(self.channels.values()) | self.retired
-        channel = next(c for c in range(1, self.capacity + 1) if c not in taken)
+        channel = next(c for c in self.order if c not in taken)
         self.channels[object_id] = channel
         return channel
 

@@ -11,19 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.aot.config import STRIDE, AotConfig
+from engines.aot.config import OBJECTS_PER_GROUP, STRIDE, AotConfig
 from engines.aot.memory import CellLabels, LongTermMemory, cell_labels, join_rows, match_feature, row_of, token_bytes
 from engines.aot.model import AotNet, EncodedFrame, Step
 from engines.aot.output import memory_labels, object_probability
 from engines.aot.propagation import LayerMemory
 from engines.aot.snapshots import restore_track, take_snapshot
 from engines.aot.track import AotTrack, Group
-from engines.aot.weights import load_network
+from engines.aot.weights import channels_by_distance, load_network
 from engines.banks import bank_config, build_bank
 from engines.banks.budget import budget_tokens, require_budget, split_budget
 from engines.catalog import CATALOG
 from engines.errors import FrameSizeChanged, NoReferenceFrame
-from engines.labels import compose, one_hot, to_channels
+from engines.labels import Slots, compose, one_hot, to_channels
 from engines.protocols import EngineSpec
 from engines.transforms import network_size, resize_labels, to_network
 from engines.types import Frame, LabelMap, MemoryPolicy, Prediction, Size, TrackState
@@ -36,6 +36,10 @@ MERGE_THRESHOLD = 0.98
 """Cosine similarity of last-layer keys from which on tokens merge (docs/methods.md has the histogram)."""
 
 PUBLISHED_SHORT_SIDE = 480
+PUBLISHED_ORDER = tuple(range(1, OBJECTS_PER_GROUP + 1))
+_RECIPE = "recipe"
+"""Metadata that only this project's own weights carry."""
+
 _ROW_ACTIVATION_BYTES_PER_PIXEL = 260
 _FRAME_ACTIVATION_BYTES_PER_PIXEL = 420
 
@@ -43,9 +47,10 @@ _FRAME_ACTIVATION_BYTES_PER_PIXEL = 420
 class AotEngine:
     """One variant with its weights on one device."""
 
-    def __init__(self, net: AotNet, spec: EngineSpec) -> None:
+    def __init__(self, net: AotNet, spec: EngineSpec, channel_order: tuple[int, ...] = PUBLISHED_ORDER) -> None:
         self._net = net
         self._spec = spec
+        self._channel_order = channel_order
 
     @property
     def spec(self) -> EngineSpec:
@@ -156,7 +161,7 @@ class AotEngine:
         config = bank_config(track.memory, budget_tokens=share, match=match_feature(self.config))
         if track.memory.merge_threshold is None:
             config = replace(config, merge_threshold=MERGE_THRESHOLD)
-        group = Group(LongTermMemory(self.config, build_bank(config)))
+        group = Group(LongTermMemory(self.config, build_bank(config)), Slots(self._channel_order))
         track.groups.append(group)
         self._share_budget(track)
         return group
@@ -309,6 +314,7 @@ def build(
 ) -> AotEngine:
     """Load `weights` into the variant `name`. Raises WeightsError."""
     net, checkpoint = load_network(name, weights)
+    order = channels_by_distance(net) if _RECIPE in checkpoint.metadata else PUBLISHED_ORDER
     net.optimise_for_serving()
     net = net.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if compile:
@@ -323,4 +329,4 @@ def build(
         device=device,
         deterministic=deterministic,
     )
-    return AotEngine(net, spec)
+    return AotEngine(net, spec, order)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from engines.aot.config import OBJECTS_PER_GROUP, AotConfig
+from engines.aot.config import AotConfig
 from engines.aot.memory import LongTermMemory
 from engines.aot.propagation import LayerMemory
 from engines.aot.track import AotTrack, Group
@@ -58,6 +58,7 @@ def take_snapshot(track: AotTrack, spec: EngineSpec) -> TrackState:
 def _group_state(group: Group) -> TrackState:
     meta: dict[str, int | str] = {
         "channels": json.dumps(sorted(group.slots.channels.items())),
+        "order": json.dumps(group.slots.order),
         "retired": json.dumps(sorted(group.slots.retired)),
         "recent": len(group.short_term),
         "last_memorized": group.last_memorized,
@@ -96,7 +97,7 @@ def restore_track(state: TrackState, spec: EngineSpec, config: AotConfig) -> Aot
 def _restore_group(state: TrackState, index: int, spec: EngineSpec, config: AotConfig) -> Group:
     part = part_of(state, f"group{index}")
     slots = Slots(
-        OBJECTS_PER_GROUP,
+        tuple(json.loads(str(part.meta["order"]))),
         {object_id: channel for object_id, channel in json.loads(str(part.meta["channels"]))},
         set(json.loads(str(part.meta["retired"]))),
     )

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from engines.aot.config import OBJECTS_PER_GROUP
 from engines.aot.memory import LongTermMemory
 from engines.aot.propagation import LayerMemory
 from engines.labels import Slots
@@ -24,7 +23,7 @@ class Group:
     """
 
     long_term: LongTermMemory
-    slots: Slots = field(default_factory=lambda: Slots(OBJECTS_PER_GROUP))
+    slots: Slots
     short_term: list[tuple[LayerMemory, ...]] = field(default_factory=list)
     last_memorized: int = 0
     memorized: int = 0

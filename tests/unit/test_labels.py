@@ -20,7 +20,7 @@ from engines.labels import (
 
 
 def _slots(*object_ids: int) -> Slots:
-    slots = Slots(10)
+    slots = Slots(tuple(range(1, 11)))
     for object_id in object_ids:
         slots.join(object_id)
     return slots
