@@ -14,6 +14,9 @@ from engines.uniref.words import WORDS
 TOKEN_OVERHEAD_BYTES = 30
 """Bytes that a bank adds to each token: arrival, identity, reference number (8 each), usage (4), two flags."""
 
+DEFAULT_BUDGET_FRAMES = 16
+"""Memory of a session that names no budget, in frames of tokens (of each object with tokens_per_object)."""
+
 ReferenceKind = Literal["mask", "text", "exemplar", "none"]
 
 
@@ -23,7 +26,8 @@ class EngineInfo:
 
     stride: pixels per memory token along one side. min_budget_frames: smallest memory budget, in frames of tokens, for
     one object; with tokens_per_object each further one takes two more. net_short_side: short side of the largest frame
-    that the network sees, None where its weights decide.
+    that the network sees, None where its weights decide. frame_bytes_per_px, object_bytes_per_px: peak of the
+    activations in float32 per pixel of the network's frame, for the frame and for each object (or pass) of a chunk.
     token_bytes: bytes of one long-term token in float32, all layers. starter: the name of the starter weights that are
     shipped for it, or None. follows: whether it propagates masks; the others only find objects in one frame.
     """
@@ -42,6 +46,8 @@ class EngineInfo:
     vocabulary: tuple[str, ...] = field(default=())
     follows: bool = True
     net_short_side: int | None = None
+    frame_bytes_per_px: int = 420
+    object_bytes_per_px: int = 260
 
     def smallest_budget_tokens(self, height: int, width: int, objects: int) -> int | None:
         """Fewest memory tokens that a session can begin with; None where only the loaded weights can tell.
@@ -136,6 +142,8 @@ _ENGINES: tuple[EngineInfo, ...] = (
         token_bytes=(128 + 512) * 4,
         tokens_per_object=True,
         net_short_side=480,
+        frame_bytes_per_px=700,
+        object_bytes_per_px=550,
         weights_licence="CC BY-NC-SA 4.0",
     ),
     EngineInfo(
@@ -154,6 +162,8 @@ _ENGINES: tuple[EngineInfo, ...] = (
         min_budget_frames=4,
         tokens_per_object=True,
         net_short_side=480,
+        frame_bytes_per_px=1250,
+        object_bytes_per_px=550,
         weights_licence="academic use only",
     ),
     EngineInfo(

@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import math
 
-from engines.catalog import EngineInfo
+from engines.catalog import DEFAULT_BUDGET_FRAMES, TOKEN_OVERHEAD_BYTES, EngineInfo
 from service.schemas import MemoryOptions
 
 _NET_SHORT_SIDE = 480
-_DEFAULT_FRAMES = 16
 _UNBOUNDED_FRAMES = 200
 _OBJECTS_PER_PASS = 10
-_FRAME_BYTES_PER_PIXEL = 420
-_PASS_BYTES_PER_PIXEL = 260
-_BOOKKEEPING_BYTES = 32
 _SPARE_ROOM = 2
 """Storage doubles as it grows, and old and new live side by side for a moment."""
 _MIB = 1024**2
@@ -30,7 +26,7 @@ def device_bytes(
     tokens = math.ceil(height / info.stride) * math.ceil(width / info.stride)
     passes = max(1, math.ceil(objects / _OBJECTS_PER_PASS))
     copies = max(1, objects) if info.tokens_per_object else passes
-    activations = height * width * (_FRAME_BYTES_PER_PIXEL + copies * _PASS_BYTES_PER_PIXEL)
+    activations = height * width * (info.frame_bytes_per_px + copies * info.object_bytes_per_px)
     return _bank_bytes(info, tokens * copies, memory) * _SPARE_ROOM + activations
 
 
@@ -44,6 +40,6 @@ def _network_size(size: tuple[int, int], max_side: int | None) -> tuple[int, int
 def _bank_bytes(info: EngineInfo, frame_tokens: int, memory: MemoryOptions) -> int:
     if memory.budget_mib is not None:
         return int(memory.budget_mib * _MIB)
-    frames = _UNBOUNDED_FRAMES if memory.kind == "every_k" else _DEFAULT_FRAMES
+    frames = _UNBOUNDED_FRAMES if memory.kind == "every_k" else DEFAULT_BUDGET_FRAMES
     tokens = memory.budget_tokens or frames * frame_tokens
-    return tokens * (info.token_bytes + _BOOKKEEPING_BYTES)
+    return tokens * (info.token_bytes + TOKEN_OVERHEAD_BYTES)

@@ -1,4 +1,4 @@
-"""One bank per channel of a track, sharing one budget evenly."""
+"""One bank per channel of a track, sharing one budget evenly, or each with a budget of its own."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from engines.types import TrackState
 class SharedBanks:
     """Banks by channel name (an object id, or 0 for the background).
 
-    config: of the whole; its budget_tokens is what all banks together may hold.
+    config: of the whole; its budget_tokens is what all banks together may hold, or with shared=False what each may.
     """
 
-    def __init__(self, config: BankConfig) -> None:
+    def __init__(self, config: BankConfig, *, shared: bool = True) -> None:
         self.config = config
+        self.shared = shared
         self._banks: dict[int, FeatureBank] = {}
 
     def __getitem__(self, channel: int) -> FeatureBank:
@@ -76,8 +77,8 @@ class SharedBanks:
     def _share(self, banks: int) -> int | None:
         """Budget of each of `banks` banks. Released AFB-URR gives two banks 0.8 of their halves only."""
         total = self.config.budget_tokens
-        if total is None:
-            return None
+        if total is None or not self.shared:
+            return total
         share = split_budget(total, banks)
         return max(1, int(0.8 * share)) if self.config.exact and banks == 2 else share
 
@@ -87,13 +88,15 @@ class SharedBanks:
 
     def snapshot(self) -> TrackState:
         """All banks, copied to the host."""
-        own = TrackState({"config": self.config.to_json(), "channels": json.dumps(list(self._banks))})
+        own = TrackState(
+            {"config": self.config.to_json(), "channels": json.dumps(list(self._banks)), "shared": int(self.shared)}
+        )
         return join_states(own, {f"bank{c}": bank.snapshot() for c, bank in self._banks.items()})
 
     @classmethod
     def restore(cls, state: TrackState, device: torch.device) -> SharedBanks:
         """The banks that snapshot() saw, byte for byte. Raises StateMismatch."""
-        shared = cls(BankConfig.from_json(str(state.meta["config"])))
+        shared = cls(BankConfig.from_json(str(state.meta["config"])), shared=bool(state.meta["shared"]))
         for channel in json.loads(str(state.meta["channels"])):
             shared._banks[channel] = restore_bank(part_of(state, f"bank{channel}"), device)
         return shared

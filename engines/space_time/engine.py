@@ -16,7 +16,7 @@ from engines.banks import BankConfig, bank_config
 from engines.banks.budget import budget_tokens, require_budget
 from engines.banks.readout import Memory, read_bank
 from engines.banks.shares import SharedBanks
-from engines.catalog import TOKEN_OVERHEAD_BYTES
+from engines.catalog import DEFAULT_BUDGET_FRAMES, TOKEN_OVERHEAD_BYTES
 from engines.errors import FrameSizeChanged, NoReferenceFrame, StateMismatch
 from engines.labels import compose
 from engines.protocols import EngineSpec
@@ -28,21 +28,17 @@ from engines.types import MAX_OBJECT_ID, Frame, LabelMap, MemoryPolicy, Predicti
 from engines.visibility import Visibility, VisibilityRule, predict
 
 SCHEMA = 1
-_ACTIVATION_BYTES_PER_PX = 2600
-"""Peak of one decoder or memory-encoder chunk item, measured with ResNet-50 in float32 (benchmarks/RESULTS.md)."""
 
 
 @dataclass(frozen=True)
 class SpaceTimeSettings:
     """What distinguishes the engines beside their networks.
 
-    reads_previous: the previous frame is read beside the bank (STM). default_budget_frames: memory of a track whose
-    policy names no budget, in frames of one channel. update_rate, merge_threshold, grace_steps: of the adaptive bank.
-    rule: when an object counts as seen, and is memorised.
+    reads_previous: the previous frame is read beside the bank (STM). update_rate, merge_threshold, grace_steps: of the
+    adaptive bank. rule: when an object counts as seen, and is memorised.
     """
 
     reads_previous: bool
-    default_budget_frames: int = 60
     update_rate: float = 0.1
     merge_threshold: float = 0.95
     grace_steps: int = 10
@@ -71,7 +67,7 @@ class SpaceTimeEngine:
         config = self._bank_config(geometry, memory)
         track = SpaceTimeTrack(
             geometry=geometry,
-            banks=SharedBanks(config),
+            banks=SharedBanks(config, shared=_names_a_budget(memory)),
             visibility=Visibility(geometry.cell_px, self._settings.rule),
             memorize_every=memory.memorize_every or self._spec.memorize_every,
             released=memory.exact,
@@ -80,8 +76,9 @@ class SpaceTimeEngine:
         return track
 
     def _bank_config(self, geometry: Geometry, memory: MemoryPolicy) -> BankConfig:
-        default = self._settings.default_budget_frames * geometry.cells
-        tokens = budget_tokens(memory, token_bytes=self._token_bytes, default_tokens=default)
+        tokens = budget_tokens(
+            memory, token_bytes=self._token_bytes, default_tokens=DEFAULT_BUDGET_FRAMES * geometry.cells
+        )
         config = bank_config(memory, budget_tokens=max(1, tokens))
         threshold = memory.merge_threshold or self._settings.merge_threshold
         rate, grace = self._settings.update_rate, self._settings.grace_steps
@@ -89,7 +86,7 @@ class SpaceTimeEngine:
 
     def _require_budget(self, track: SpaceTimeTrack, *, objects: int) -> None:
         tokens = track.banks.config.budget_tokens
-        if tokens is not None and not track.released:
+        if tokens is not None and track.banks.shared and not track.released:
             banks = objects + int(self._network.has_background)
             require_budget(tokens, track.geometry.cells, token_bytes=self._token_bytes, banks=banks)
 
@@ -124,14 +121,16 @@ class SpaceTimeEngine:
 
     def track_bytes(self, size: Size, objects: int, memory: MemoryPolicy) -> int:
         """Upper bound of device bytes of one track; an every_k bank is counted at the default budget."""
-        geometry = Geometry.of(size, self._spec.net_short_side)
-        tokens = self._bank_config(geometry, memory).budget_tokens
-        held = tokens or self._settings.default_budget_frames * geometry.cells
+        geometry, info = Geometry.of(size, self._spec.net_short_side), self._spec.info
         channels = objects + int(self._network.has_background)
+        held = self._bank_config(geometry, memory).budget_tokens or DEFAULT_BUDGET_FRAMES * geometry.cells
+        if not _names_a_budget(memory):
+            held *= channels
         fresh = 2 * channels * geometry.cells
-        items = min(channels, chunk_items(self._spec.device))
         pixels = geometry.padded.height * geometry.padded.width
-        return (held + fresh) * (self._token_bytes + TOKEN_OVERHEAD_BYTES) + items * pixels * _ACTIVATION_BYTES_PER_PX
+        items = min(objects, chunk_items(self._spec.device))
+        activations = pixels * (info.frame_bytes_per_px + items * info.object_bytes_per_px)
+        return 2 * held * (self._token_bytes + TOKEN_OVERHEAD_BYTES) + fresh * self._token_bytes + activations
 
     # --- references --------------------------------------------------------------------------------------------------
 
@@ -252,3 +251,7 @@ def _require_size(track: SpaceTimeTrack, *arrays: Frame | LabelMap) -> None:
     for array in arrays:
         if Size.of(array) != track.size:
             raise FrameSizeChanged(f"this track has frames of {track.size}, not {Size.of(array)}: open another track")
+
+
+def _names_a_budget(memory: MemoryPolicy) -> bool:
+    return memory.budget_tokens is not None or memory.budget_mib is not None

@@ -10,7 +10,7 @@ import torch
 
 from engines.afb_urr.config import VARIANTS as AFB_VARIANTS
 from engines.afb_urr.model import AfbUrrNetwork
-from engines.catalog import CATALOG, TOKEN_OVERHEAD_BYTES
+from engines.catalog import CATALOG, DEFAULT_BUDGET_FRAMES, TOKEN_OVERHEAD_BYTES
 from engines.errors import BudgetTooSmall, FrameSizeChanged, NoReferenceFrame, StateMismatch, WeightsError
 from engines.protocols import Engine, Track
 from engines.registry import create
@@ -20,6 +20,8 @@ from engines.space_time.track import SpaceTimeTrack
 from engines.stm.config import VARIANTS as STM_VARIANTS
 from engines.stm.model import StmNetwork
 from engines.types import Frame, LabelMap, MemoryPolicy, Prediction, Size, TrackState
+from service.admission import device_bytes
+from service.schemas import MemoryOptions
 from tests.parity.weights import fill
 
 SIZE = Size(60, 84)
@@ -167,6 +169,21 @@ def test_memory_stays_within_its_budget_and_the_reference_in_it(name: str, kind:
         assert all(int(track.banks[c].is_reference().sum()) == CELLS for c in (1, 2))
         sizes.append(track.bank_bytes)
     assert max(sizes) <= engine(name).track_bytes(SIZE, 2, policy)
+
+
+@both
+def test_without_a_budget_each_channel_has_the_default(name: str) -> None:
+    made = engine(name)
+    track = start(name, MemoryPolicy(memorize_every=1), (1, 2, 3))
+    for _ in range(2):
+        assert {track.banks[c].budget_tokens for c in track.banks} == {DEFAULT_BUDGET_FRAMES * CELLS}
+        track = made.restore(made.snapshot(track))
+    made.forget(track, 2)
+    assert track.banks[1].budget_tokens == DEFAULT_BUDGET_FRAMES * CELLS
+    least = made.track_bytes(SIZE, 3, MemoryPolicy())
+    admitted = device_bytes(CATALOG[name], (SIZE.height, SIZE.width), 3, MemoryOptions())
+    assert track.bank_bytes < least
+    assert least < 1.5 * admitted
 
 
 @both
