@@ -29,7 +29,7 @@ def sample_levels(values: Tensor, shapes: LevelShapes, locations: Tensor, weight
         zip(values.split([h * w for h, w in shapes], 1), shapes, strict=True)
     ):
         image = level.permute(0, 2, 3, 1).reshape(batch * heads, width, height, columns)
-        read = F.grid_sample(image, grids[:, :, index].to(image.dtype), padding_mode="zeros", align_corners=False)
+        read = F.grid_sample(image, grids[:, :, index], padding_mode="zeros", align_corners=False)
         total = total + (read * shares[:, :, :, index]).sum(-1)
     return total.view(batch, heads * width, queries).transpose(1, 2)
 
@@ -62,7 +62,7 @@ class DeformableAttention(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def _locations(self, query: Tensor, reference: Tensor, shapes: LevelShapes) -> Tensor:
-        offsets: Tensor = self.sampling_offsets(query).float()
+        offsets: Tensor = self.sampling_offsets(query)
         offsets = offsets.view(*query.shape[:2], self.heads, self.levels, self.points, 2)
         anchor = reference[:, :, None, :, None]  # [B, Q, 1, levels, 1, 2 or 4]
         if reference.shape[-1] == 4:

@@ -18,7 +18,7 @@ from engines.errors import FrameSizeChanged, NoReferenceFrame, StateMismatch, Un
 from engines.protocols import EngineSpec, Grounding
 from engines.types import IGNORE_LABEL, Frame, LabelMap, MemoryPolicy, Prediction, Size, TrackState
 from engines.uniref.config import VARIANTS
-from engines.uniref.inference import RVOS_SCORE_THRESHOLD, Geometry, find, probability_maps
+from engines.uniref.inference import RVOS_SCORE_THRESHOLD, VOS_SCORE_THRESHOLDS, Geometry, find, probability_maps
 from engines.uniref.model import ImageFeatures, UniRef
 from engines.uniref.network import VideoNetwork
 from engines.uniref.preprocess import (
@@ -70,7 +70,7 @@ class Rules:
     """
 
     scales: Scales
-    score_threshold: float = 0.3
+    score_threshold: float = VOS_SCORE_THRESHOLDS["davis"]
     text_threshold: float = RVOS_SCORE_THRESHOLD
     objects_per_pass: int = 4
 

@@ -76,8 +76,8 @@ class MaskHead(nn.Module):
         of the network's input. Returns [B, Q, H/4, W/4].
         """
         batch, _, height, width = features.shape
-        parameters = self.controller(hidden).float()
-        x = self._inputs(features.float(), points)
+        parameters = self.controller(hidden)
+        x = self._inputs(features, points)
         for rows, (weight, bias) in enumerate(self._layers(parameters)):
             x = torch.baddbmm(bias.flatten(0, 1), weight.flatten(0, 1), x)
             x = x if rows == len(self.weight_shapes) - 1 else F.relu(x)

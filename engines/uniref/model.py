@@ -148,7 +148,12 @@ class UniRef(nn.Module):
         references: batch B each; features of one frame serve all of them. Kinds are added, so give each kind once
         (`join` puts several of one kind together).
         """
-        levels = self.fusion(features.levels, references)
+        fused = self.fusion(features.levels, references)
+        # Places are measured in pixels and boxes in thousandths: half precision is too coarse for what follows.
+        with torch.autocast(fused[0].device.type, enabled=False):
+            return self._find([level.float() for level in fused], features)
+
+    def _find(self, levels: list[Tensor], features: ImageFeatures) -> Detections:
         tokens = self.transformer.flatten(levels, features.paddings, features.positions)
         decoded = self.transformer(tokens)
         maps = [
@@ -157,7 +162,7 @@ class UniRef(nn.Module):
                 decoded.memory.split([h * w for h, w in tokens.shapes], 1), tokens.shapes, strict=True
             )
         ]
-        stride4 = features.stride4.expand(len(decoded.memory), -1, -1, -1)
+        stride4 = features.stride4.float().expand(len(decoded.memory), -1, -1, -1)
         size = torch.tensor(
             [(s.width, s.height) for s in features.batch.sizes], dtype=torch.float32, device=stride4.device
         )
@@ -178,7 +183,8 @@ class UniRef(nn.Module):
         rows = torch.arange(len(queries), device=queries.device)
         hidden = detections.decoded.hidden[-1][rows, queries].unsqueeze(1)
         points = detections.points[rows, queries].unsqueeze(1)
-        logits = self.mask_head(detections.mask_features, hidden, points)
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits = self.mask_head(detections.mask_features, hidden, points)
         return cast(Tensor, aligned_bilinear(logits, 4) if full_size else logits).squeeze(1)
 
 

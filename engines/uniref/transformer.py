@@ -217,7 +217,7 @@ class DeformableTransformer(nn.Module):
         anchors, impossible = proposals(tokens)
         kept = self.enc_output_norm(self.enc_output(memory.masked_fill(impossible, 0.0)))
         logits = self.class_embed[-1](kept)
-        return logits, self.bbox_embed[-1](kept).float() + anchors
+        return logits, self.bbox_embed[-1](kept) + anchors
 
     def _query_position(self, boxes_unact: Tensor) -> Tensor:
         encoded = sine(boxes_unact.sigmoid() * (2 * math.pi), self.config.hidden_dim // 2).flatten(-2)
@@ -242,7 +242,7 @@ class DeformableTransformer(nn.Module):
         hidden, references, reference = [], [start], start
         for layer, head in zip(self.decoder.layers, self.bbox_embed, strict=False):
             content = layer(content, position, reference[:, :, None] * valid, memory, tokens)
-            refined = (head(content).float() + inverse_sigmoid(reference)).sigmoid()
+            refined = (head(content) + inverse_sigmoid(reference)).sigmoid()
             hidden.append(content)
             references.append(refined)
             reference = refined.detach()

@@ -256,3 +256,17 @@ def test_text_video_uses_masks_if_the_config_says_so(with_masks: bool) -> None:
     engine.memorize(track, _frame(0), _labels() // 2, object_ids=[1])
     references = engine._network._references(track.objects[1])
     assert len(references) == (2 if with_masks else 1)
+
+
+def test_half_precision_finds_the_same(weights: Path, engine: UniRefEngine) -> None:
+    half = registry.create("uniref-t", weights=weights, device="cpu", dtype=torch.bfloat16)
+    assert isinstance(half, UniRefEngine)
+    maps = [e.ground(_frame(4), exemplar=_frame(0), exemplar_mask=_labels()).probability for e in (engine, half)]
+    assert np.abs(maps[0] - maps[1]).max() < 0.1
+    tracks = [_started(e) for e in (engine, half)]
+    for e, t in zip((engine, half), tracks, strict=True):
+        found = e.propagate([t], [_frame(1)], probability=True)[0].probability
+        assert found is not None
+        maps.append(found.numpy())
+    assert np.abs(maps[2] - maps[3]).max() < 0.1
+    _same(tracks[1], half.restore(half.snapshot(tracks[1])), half)
