@@ -16,18 +16,18 @@ from typing import TypeVar
 import structlog
 import torch
 
-from engines.errors import EngineError, UnsupportedReference, UnusableReference
 from engines.prompts.resolver import ReferenceResolver
 from engines.types import Prediction
 from service import metrics
-from service.errors import MaskstreamError
 from service.media.reader import VideoFrame
 from service.queue import Control
-from service.schemas import ArchiveRecord, Claim, Problem, SessionRecord, SessionState, WorkerRecord
+from service.schemas import ArchiveRecord, Claim, SessionRecord, SessionState, WorkerRecord
 from service.settings import Settings
 from service.storage import Storage
+from service.worker.failures import problem_of
 from service.worker.frames import DecodeLimits
-from service.worker.io import IoThread, Stage
+from service.worker.io import IoThread
+from service.worker.lease import Lease, Load
 from service.worker.pool import EnginePool, capacity_bytes, resolve_device
 from service.worker.presence import Presence
 from service.worker.resolve import needs_resolution
@@ -37,7 +37,6 @@ from service.worker.writer import EndItem, SessionWriter
 
 T = TypeVar("T")
 
-_RENEW_S = 0.5
 _RECONCILE_S = 5.0
 _NO_FRAME_PAUSE_S = 0.003
 _log = structlog.get_logger()
@@ -63,7 +62,17 @@ class Worker:
         self._suspects: set[str] = set()
         self._warm: set[tuple[str, object]] = set()
         self._stopping = threading.Event()
-        self._entered: tuple[str, tuple[str, ...], float] = ("", (), 0.0)
+        facts = WorkerRecord(
+            id=self.id,
+            stage="idle",
+            sessions=0,
+            engines=self._pool.names,
+            capacity_bytes=self._capacity,
+            free_bytes=self._capacity,
+            device=str(self._device),
+            at=0.0,
+        )
+        self._lease = Lease(self._io, facts, self._load, settings)
         self._attended_at = self._reconciled_at = float("-inf")
 
     def stop(self) -> None:
@@ -76,7 +85,7 @@ class Worker:
         self._io.start()
         try:
             self._presence.announce(self.id)
-            self._enter("idle", (), self._settings.lease_step_s, wait=True)
+            self._lease.enter("idle", wait=True)
             _log.info("worker ready", worker=self.id, device=str(self._device), engines=self._pool.names)
             while not self._stopping.is_set():
                 self._attend()
@@ -85,7 +94,7 @@ class Worker:
                 elif burst and self._nothing_left():
                     break
                 else:
-                    self._enter("idle", (), self._settings.lease_step_s)
+                    self._lease.enter("idle")
                     self._stopping.wait(self._settings.poll_interval_s)
             self._drain()
         finally:
@@ -133,13 +142,13 @@ class Worker:
 
     def _take_requests(self, session: RunningSession) -> None:
         queue, taken = self._io.services.queue, session.record.requests_taken
-        self._enter("resolve", (session.id,), self._settings.lease_load_s, wait=True)
+        self._lease.enter("resolve", (session.id,), wait=True)
         session.take_requests(self._io.ask(lambda: queue.requests(session.claim, taken)))
 
     def _claim_all(self) -> None:
         queue = self._io.services.queue
         while len(self._sessions) < self._settings.max_tracks and not self._stopping.is_set():
-            free = self._capacity - sum(s.record.spec.device_bytes for s in self._sessions.values())
+            free = self._capacity - self._load().used_bytes
             try:
                 claim = self._io.call(lambda free=free: queue.claim(self.id, free, self._pool.names))  # type: ignore[misc]
             except RETRYABLE:
@@ -192,16 +201,16 @@ class Worker:
             self._finish_if_done(session)
 
     def _prepare(self, claim: Claim, record: SessionRecord, writer: SessionWriter) -> RunningSession:
-        settings, ids = self._settings, (record.id,)
+        ids = (record.id,)
         engine = self._pool.get(
             record.spec.engine,
             in_use={session.record.spec.engine for session in self._sessions.values()},
-            before_load=lambda: self._enter("load", ids, settings.lease_load_s, wait=True),
+            before_load=lambda: self._lease.enter("load", ids, wait=True),
         )
         if needs_resolution(record.references):
-            self._enter("resolve", ids, settings.lease_load_s, wait=True)  # it may load a network of its own
+            self._lease.enter("resolve", ids, wait=True)  # it may load a network of its own
         else:
-            self._enter("restore", ids, settings.lease_restore_s, wait=True)
+            self._lease.enter("restore", ids, wait=True)
         session = RunningSession(claim, record, engine, writer, self._around)
         session.suspect = session.suspect or record.id in self._suspects
         self._suspects.discard(record.id)
@@ -228,14 +237,14 @@ class Worker:
         try:
             return action()
         except Exception as error:
-            self._let_go(session, EndItem(SessionState.FAILED, _problem(error, session.id)))
+            self._let_go(session, EndItem(SessionState.FAILED, problem_of(error, session.id)))
             return None
 
     def _guard_open(self, session_id: str, writer: SessionWriter, action: Callable[[], T]) -> T | None:
         try:
             return action()
         except Exception as error:
-            writer.put(EndItem(SessionState.FAILED, _problem(error, session_id)))
+            writer.put(EndItem(SessionState.FAILED, problem_of(error, session_id)))
             return None
 
     # Steps
@@ -243,7 +252,7 @@ class Worker:
     def _step_or_wait(self) -> None:
         ready = self._ready_frames()
         if not ready:
-            self._enter("wait", (), self._settings.lease_step_s)
+            self._lease.enter("wait")
             self._stopping.wait(_NO_FRAME_PAUSE_S)
             return
         for group in self._groups(ready):
@@ -307,7 +316,7 @@ class Worker:
     def _isolate(self, group: list[Ready], error: Exception) -> None:
         for session, _ in group:
             if len(group) == 1:
-                self._let_go(session, EndItem(SessionState.FAILED, _problem(error, session.id)))
+                self._let_go(session, EndItem(SessionState.FAILED, problem_of(error, session.id)))
             else:
                 self._suspects.add(session.id)
                 self._let_go(session, EndItem(None))
@@ -315,36 +324,15 @@ class Worker:
     # Lease
 
     def _enter_step(self, sessions: list[RunningSession]) -> None:
-        settings, ids = self._settings, tuple(session.id for session in sessions)
+        ids = tuple(session.id for session in sessions)
         first = sessions[0]
         size = first.track.network_size if first.can_propagate else None
         shape = (first.record.spec.engine, size)
         if size is not None and shape not in self._warm:
             self._warm.add(shape)
-            self._enter("warmup", ids, settings.lease_warmup_s, wait=True)
+            self._lease.enter("warmup", ids, wait=True)
         else:
-            self._enter("step", ids, settings.lease_step_s, wait=first.suspect)
-
-    def _enter(self, stage: str, sessions: tuple[str, ...], deadline_s: float, *, wait: bool = False) -> None:
-        """Renew the lease for a stage; unless it waits, not more often than needed for the same one."""
-        last_stage, last_sessions, at = self._entered
-        now = time.monotonic()
-        due = min(_RENEW_S, deadline_s / 4)
-        if not wait and (stage, sessions) == (last_stage, last_sessions) and now - at < due:
-            return
-        self._entered = (stage, sessions, now)
-        used = sum(session.record.spec.device_bytes for session in self._sessions.values())
-        record = WorkerRecord(
-            id=self.id,
-            stage=stage,
-            sessions=len(self._sessions),
-            engines=self._pool.names,
-            capacity_bytes=self._capacity,
-            free_bytes=self._capacity - used,
-            device=str(self._device),
-            at=time.time(),
-        )
-        self._io.enter(Stage(record, sessions, deadline_s), wait=wait)
+            self._lease.enter("step", ids, wait=first.suspect)
 
     # The end
 
@@ -361,29 +349,17 @@ class Worker:
                 self._let_go(session, EndItem(None))
         if not self._io.wait_for_writers(self._settings.drain_timeout_s):
             _log.warning("some sessions could not be handed back in time; others will take them over")
-        self._enter("stopped", (), self._settings.lease_step_s, wait=True)
+        self._lease.enter("stopped", wait=True)
         self._io.ask(lambda: self._io.services.queue.expire_lease(self.id))
         self._presence.withdraw()
         _log.info("worker stopped", worker=self.id)
+
+    def _load(self) -> Load:
+        used = sum(session.record.spec.device_bytes for session in self._sessions.values())
+        return Load(len(self._sessions), used)
 
     def _record(self, session_id: str) -> SessionRecord | None:
         return self._io.ask(lambda: self._io.services.sessions.get(session_id))
 
     def _archives(self, session_id: str) -> list[ArchiveRecord]:
         return self._io.ask(lambda: self._io.services.sessions.archives(session_id))
-
-
-def _problem(error: Exception, session_id: str) -> Problem:
-    """What a failed session says of itself; a defect of ours says little, and the log says all."""
-    if isinstance(error, MaskstreamError):
-        frame_index = getattr(error, "frame_index", None)
-        return Problem(code=error.slug, detail=error.detail, frame_index=frame_index)
-    if isinstance(error, (UnusableReference, UnsupportedReference)):
-        return Problem(code="unusable-reference", detail=str(error))
-    if isinstance(error, EngineError):
-        return Problem(code="engine-error", detail=str(error))
-    if isinstance(error, torch.OutOfMemoryError):
-        detail = "the session takes more device memory than there is; give it a smaller memory budget or max_side"
-        return Problem(code="out-of-memory", detail=detail)
-    _log.exception("session failed by a defect", session=session_id, exc_info=error)
-    return Problem(code="internal", detail=f"the worker failed on this session ({type(error).__name__})")
