@@ -52,32 +52,34 @@ class Checkpoint:
 def load_checkpoint(weights: str | Path | Mapping[str, Tensor], name: str) -> Checkpoint:
     """Read weights for the engine `name`.
 
-    weights: "starter", the path of a .safetensors or .pth file as it is published, a state dict, or "random": the
-    network as it was built, untrained, for timings. Raises WeightsError for a missing, truncated or unsafe file.
+    weights: "auto" (fetched published weights, else the starter), "starter", the path of a .safetensors or .pth file
+    as it is published, a state dict, or "random": the network as it was built, untrained, for timings.
+    Raises WeightsError for a missing, truncated or unsafe file.
     """
     if isinstance(weights, Mapping):
         tensors = _unwrap(dict(weights), "the given state dict")
         return Checkpoint(tensors, _hash_tensors(tensors), "the given state dict")
     if weights == _UNTRAINED:
         return Checkpoint({}, _UNTRAINED, "random weights")
-    path = starter_path(name) if weights == "starter" else Path(weights)
+    path = _find(weights, name)
     if not path.is_file():
         raise WeightsError(f"there is no weights file {path}; see `maskstream weights list` for where to get one")
     checkpoint = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    if weights == "starter":
+    if weights in ("auto", "starter"):
         _log.info("weights of %s: %s, licence: %s", name, path, checkpoint.metadata.get("licence", "see LICENSE.md"))
     return checkpoint
 
 
-def starter_path(name: str) -> Path:
-    """The starter file of an engine, or fetched published weights where none is shipped.
-
-    Raises WeightsError that names the engines which have one.
-    """
-    path = STARTER_DIR / f"{name}.safetensors"
+def _find(weights: str | Path, name: str) -> Path:
     fetched = weights_dir() / f"{name}.safetensors"
-    if not path.is_file() and fetched.is_file():
+    if weights == "auto" and fetched.is_file():
         return fetched
+    return starter_path(name) if weights in ("auto", "starter") else Path(weights)
+
+
+def starter_path(name: str) -> Path:
+    """The starter file of an engine. Raises WeightsError that names the engines which have one."""
+    path = STARTER_DIR / f"{name}.safetensors"
     if not path.is_file():
         have = sorted(file.stem for file in STARTER_DIR.glob("*.safetensors"))
         raise WeightsError(

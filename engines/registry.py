@@ -65,8 +65,8 @@ def create(
 ) -> Engine:
     """Load an engine.
 
-    weights: "starter" (shipped with this project), the path of a checkpoint as it is published, a state dict, or
-    "random" (untrained, for timings).
+    weights: "starter" (shipped with this project), "auto" (published ones if `maskstream weights fetch` brought them,
+    else the starter), the path of a checkpoint as it is published, a state dict, or "random" (untrained, for timings).
     dtype: None means float32 on CPU and bfloat16 on CUDA. deterministic: None means on CPU only.
     Raises UnknownEngine, UnsupportedReference, WeightsError.
     """

@@ -33,7 +33,7 @@ DEFAULT_BUDGET_FRAMES = 16
 """Frames of tokens that a track may keep when nothing else is asked for."""
 
 MERGE_THRESHOLD = 0.98
-"""Cosine similarity of last-layer keys from which on tokens merge (docs/methods.md has the histogram)."""
+"""Cosine similarity of last-layer keys from which on tokens merge (benchmarks/RESULTS.md has the histogram)."""
 
 PUBLISHED_SHORT_SIDE = 480
 PUBLISHED_ORDER = tuple(range(1, OBJECTS_PER_GROUP + 1))

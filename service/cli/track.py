@@ -42,8 +42,8 @@ def track(
     ] = 3,
     engine: Annotated[str, typer.Option("--engine", help="Engine name; see `maskstream weights list`.")] = "",
     weights: Annotated[
-        str, typer.Option("--weights", help="`starter`, or a checkpoint as it is published.")
-    ] = "starter",
+        str, typer.Option("--weights", help="`auto` (fetched, else starter), `starter`, or a checkpoint file.")
+    ] = "auto",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1.")] = "auto",
     memory: Annotated[str, typer.Option("--memory", help="adaptive, window or every_k.")] = "adaptive",
     budget_mib: Annotated[float | None, typer.Option("--budget-mib", help="Most memory of the feature bank.")] = None,

@@ -71,7 +71,7 @@ class EnginePool:
         paused = name == "fake" and settings.fake_step_s > 0
         return registry.create(
             name,
-            weights={"step_s": torch.tensor(settings.fake_step_s)} if paused else "starter",
+            weights={"step_s": torch.tensor(settings.fake_step_s)} if paused else "auto",
             device=self._device,
             dtype=_DTYPES.get(settings.dtype),
             compile=settings.compile,

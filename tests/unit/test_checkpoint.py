@@ -107,6 +107,17 @@ def test_missing_and_unknown_keys_are_refused() -> None:
         fit(_net(), load_checkpoint(tensors, "x"), "x")
 
 
+def test_auto_prefers_fetched_weights_to_the_starter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKSTREAM_WEIGHTS_DIR", str(tmp_path / "fetched"))
+    monkeypatch.setattr("engines.checkpoint.STARTER_DIR", tmp_path)
+    save_file({"x": torch.zeros(1)}, tmp_path / "some.safetensors")
+    assert float(load_checkpoint("auto", "some").tensors["x"]) == 0
+    (tmp_path / "fetched").mkdir()
+    save_file({"x": torch.ones(1)}, tmp_path / "fetched" / "some.safetensors")
+    assert float(load_checkpoint("auto", "some").tensors["x"]) == 1
+    assert float(load_checkpoint("starter", "some").tensors["x"]) == 0
+
+
 def test_no_file_no_starter_no_tensors(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no weights file"):
         load_checkpoint(tmp_path / "none.pth", "x")

@@ -15,6 +15,8 @@ from engines.aot.engine import AotEngine, build
 from engines.aot.model import AotNet
 from engines.aot.track import AotTrack
 from engines.errors import BudgetTooSmall, FrameSizeChanged, NoReferenceFrame, StateMismatch, WeightsError
+from engines.labels import compose
+from engines.transforms import resize_labels
 from engines.types import Frame, LabelMap, MemoryPolicy, Prediction, Size
 from tests.parity.weights import fill
 
@@ -226,6 +228,22 @@ def test_objects_that_a_reference_does_not_speak_for_are_segmented_first(engine:
         np.where(track.labels == 9, 0, track.labels), np.where(track.labels == 9, 0, expected)
     )
     assert track.steps == 0
+
+
+def test_a_correction_replaces_the_prediction_and_is_read_from_then_on(engine: AotEngine) -> None:
+    track, twin = _open(engine, [1, 2]), _open(engine, [1, 2])
+    _run(engine, track, [1])
+    before = _run(engine, twin, [1])[0]
+    corrected = _labels([0, 0, 0, 0, 1])
+    engine.memorize(track, _frame(1), corrected, object_ids=[1])
+    expected = compose(resize_labels(corrected, track.network_size), twin.labels, [1])
+    np.testing.assert_array_equal(track.labels, expected)
+    after, unchanged = _run(engine, track, [2])[0], _run(engine, twin, [2])[0]
+    assert before.scores != after.scores
+    assert after.probability is not None
+    assert unchanged.probability is not None
+    assert not torch.equal(after.probability, unchanged.probability)
+    assert track.object_ids == (1, 2)
 
 
 def test_an_eleventh_object_opens_a_group_that_shares_the_budget(engine: AotEngine) -> None:
