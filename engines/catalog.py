@@ -199,6 +199,7 @@ _ENGINES: tuple[EngineInfo, ...] = (
         stride=4,
         token_bytes=400,
         weights_licence="Apache-2.0",
+        net_short_side=480,
     ),
     EngineInfo(
         name="feelvos-t",

@@ -50,7 +50,7 @@ PUBLISHED_SHORT_SIDE = 480
 PUBLISHED_MEMORIZE_EVERY = 9999
 """Published: only references are remembered for global matching."""
 
-_OBJECTS_PER_PASS = 8
+_OBJECTS_PER_PASS = 3
 """Objects that go through the head together; bounds its memory."""
 
 
@@ -121,11 +121,13 @@ class FeelvosEngine:
         height, width = feature_size(network_size.height, network_size.width)
         bank = self._bank_settings(network_size, memory).budget_tokens or DEFAULT_BUDGET_FRAMES * height * width
         stored = bank * (self._token_bytes() + TOKEN_OVERHEAD_BYTES)
-        cell = self._spec.dtype.itemsize * (6 * self.config.decoder_width + 3 * self.config.embedding_width)
-        cell += self._spec.dtype.itemsize * 3 * self.config.head_width * min(objects + 1, _OBJECTS_PER_PASS)
-        trunk = 16 * 64 * 3 * self._spec.dtype.itemsize
-        full = 4 * 4 * (objects + 1) * size.height * size.width
-        return stored + height * width * (cell + trunk) + full
+        return stored + height * width * self._cell_bytes(objects) + 24 * (objects + 1) * size.height * size.width
+
+    def _cell_bytes(self, objects: int) -> int:
+        """Activations per feature cell: the trunk's, or the head's for one pass. Rounded up from measured peaks."""
+        encoding = 17 * self.config.decoder_width
+        segmenting = 4 * self.config.decoder_width + 3 * self.config.head_width * min(objects + 1, _OBJECTS_PER_PASS)
+        return self._spec.dtype.itemsize * max(encoding, segmenting)
 
     # --- references --------------------------------------------------------------------------------------------------
 
