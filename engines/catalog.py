@@ -182,6 +182,7 @@ _ENGINES: tuple[EngineInfo, ...] = (
         reference_kinds=("none",),
         stride=8,
         weights_licence="CC BY-NC 4.0",
+        starter="spatial-embeddings",
         follows=False,
     ),
     EngineInfo(
