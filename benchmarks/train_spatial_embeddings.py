@@ -94,7 +94,9 @@ def _split_parts(labels: LabelMap) -> LabelMap:
     mask = ((labels > 0) & (labels < 255)).astype(np.uint8)
     count, parts, stats, _ = cv2.connectedComponentsWithStats(mask)
     areas = stats[1:count, cv2.CC_STAT_AREA]
-    large = np.flatnonzero(areas > 0.2 * areas.sum()) + 1 if count > 1 else []
+    if count < 2:
+        return mask
+    large = np.flatnonzero(areas > 0.2 * areas.sum()) + 1
     if len(large) < 2:
         return mask
     result = np.zeros_like(mask)
