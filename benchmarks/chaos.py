@@ -185,6 +185,7 @@ def main() -> None:
             snapshot_interval_s=0.2,
             snapshot_share=0.5,
             fake_step_s=options.step_s,
+            lease_step_s=60.0,  # a death shows by the file lock; a busy machine must not look like one
         )
         print(json.dumps(asyncio.run(run(options, settings, LocalStorage(data)))))
 
