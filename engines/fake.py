@@ -178,10 +178,10 @@ def build(
     deterministic: bool,
     compile: bool,
 ) -> FakeEngine:
-    """The fake engine, on the host and exact whatever is asked for. weights: "starter", or {"step_s": seconds}."""
+    """The fake engine, on the host and exact whatever is asked for. weights: a word, or {"step_s": seconds}."""
     if isinstance(weights, Mapping):
         step_s = float(weights["step_s"])
-    elif weights == "starter":
+    elif weights in ("starter", "auto"):
         step_s = 0.0
     else:
         raise WeightsError(f"engine {name!r} has no weights to load from {weights}; leave weights away")
