@@ -48,6 +48,7 @@ class AotEngine:
     """One variant with its weights on one device."""
 
     def __init__(self, net: AotNet, spec: EngineSpec, channel_order: tuple[int, ...] = PUBLISHED_ORDER) -> None:
+        """channel_order: the identity channels that a pass hands out, best told apart first; as many objects share it."""
         self._net = net
         self._spec = spec
         self._channel_order = channel_order
@@ -95,7 +96,8 @@ class AotEngine:
     def track_bytes(self, size: Size, objects: int, memory: MemoryPolicy) -> int:
         """Upper bound of device bytes of one track; an unbounded memory is counted as 200 frames."""
         seen = self._network_size(size)
-        tokens, pixels, groups = self._tokens(seen), seen.height * seen.width, max(1, -(-objects // 10))
+        tokens, pixels = self._tokens(seen), seen.height * seen.width
+        groups = max(1, -(-objects // len(self._channel_order)))
         budget = self.open(size, memory).budget_tokens or 200 * tokens * groups
         short_term = tokens * groups * (self.config.short_term_frames + 1)
         activations = pixels * (_FRAME_ACTIVATION_BYTES_PER_PIXEL + groups * _ROW_ACTIVATION_BYTES_PER_PIXEL)
@@ -329,4 +331,4 @@ def build(
         device=device,
         deterministic=deterministic,
     )
-    return AotEngine(net, spec, order)
+    return AotEngine(net, spec, order[: checkpoint.integer("objects_per_group", len(order))])

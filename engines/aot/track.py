@@ -1,4 +1,4 @@
-"""The state of one video in AOT and DeAOT: groups of up to ten objects, each with its memories."""
+"""The state of one video in AOT and DeAOT: groups of objects, each with its memories."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engines.visibility import Visibility
 
 @dataclass
 class Group:
-    """Up to ten objects that share one identity bank.
+    """Objects that share one pass and one identity bank: ten at most, as many as the weights tell apart.
 
     short_term: memories of the newest frames, newest first, each a batch of one. last_memorized: the track's step of
     the newest frame in the long-term memory. memorized: frames written there that were no reference.

@@ -19,13 +19,18 @@ _LARGEST = torch.finfo(torch.float16).max
 
 @dataclass(frozen=True)
 class WeightsFacts:
-    """What is stored beside the tensors. recipe: one line on how they were made, for people."""
+    """What is stored beside the tensors. recipe: one line on how they were made, for people.
+
+    objects_per_group: AOT and DeAOT: objects that one pass may follow. Weights of a short training find
+    objects but take one for another; alone in its pass, each is followed far better (docs/methods.md).
+    """
 
     engine: str
     net_short_side: int
     memorize_every: int
     recipe: str
     licence: str = STARTER_LICENCE
+    objects_per_group: int = 1
 
     def metadata(self) -> dict[str, str]:
         """As safetensors keeps it."""
@@ -34,6 +39,7 @@ class WeightsFacts:
             "engine": self.engine,
             "net_short_side": str(self.net_short_side),
             "memorize_every": str(self.memorize_every),
+            "objects_per_group": str(self.objects_per_group),
             "recipe": self.recipe,
             "licence": self.licence,
         }

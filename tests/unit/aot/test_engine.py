@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from engines.aot.model import AotNet
 from engines.aot.track import AotTrack
 from engines.errors import BudgetTooSmall, FrameSizeChanged, NoReferenceFrame, StateMismatch, WeightsError
 from engines.labels import compose
+from engines.training.export import WeightsFacts, export_weights
 from engines.transforms import resize_labels
 from engines.types import Frame, LabelMap, MemoryPolicy, Prediction, Size
 from tests.parity.weights import fill
@@ -280,3 +282,21 @@ def test_weights_of_another_variant_are_named() -> None:
             deterministic=True,
             compile=False,
         )
+
+
+def test_weights_that_confuse_objects_get_one_pass_for_each(tmp_path: Path) -> None:
+    """Alone in its group, an object is segmented exactly as if it were alone in the video, up to the aggregation."""
+    path = tmp_path / "deaot-t.safetensors"
+    export_weights(_weights(), path, WeightsFacts("deaot-t", 480, 2, "a test", objects_per_group=1))
+    options = {"device": torch.device("cpu"), "dtype": torch.float32, "deterministic": True, "compile": False}
+    engine = build("deaot-t", weights=path, **options)  # type: ignore[arg-type]
+    policy = MemoryPolicy(kind="every_k")
+    together, alone = _open(engine, [3, 7], policy=policy), engine.open(SIZE, policy)
+    engine.memorize(alone, _frame(0), _labels([3, 7]), object_ids=[7])
+    assert [group.slots.object_ids for group in together.groups] == [(3,), (7,)]
+    for ours, theirs in zip(together.groups[1].short_term, alone.groups[0].short_term, strict=True):
+        assert all(torch.equal(a.value, b.value) for a, b in zip(ours, theirs, strict=True))
+    restored = engine.restore(engine.snapshot(together))
+    engine.memorize(restored, _frame(1), _labels([3, 7, 9]), object_ids=[9])
+    assert len(restored.groups) == 3, "a restored track keeps one object per pass"
+    _run(engine, restored, [2])
