@@ -21,8 +21,7 @@ _LARGEST = torch.finfo(torch.float16).max
 class WeightsFacts:
     """What is stored beside the tensors. recipe: one line on how they were made, for people.
 
-    objects_per_group: AOT and DeAOT: objects that one pass may follow. Weights of a short training find
-    objects but take one for another; alone in its pass, each is followed far better (docs/methods.md).
+    objects_per_group: AOT and DeAOT: most objects that share one pass; None leaves it to the engine.
     """
 
     engine: str
@@ -30,7 +29,7 @@ class WeightsFacts:
     memorize_every: int
     recipe: str
     licence: str = STARTER_LICENCE
-    objects_per_group: int = 1
+    objects_per_group: int | None = None
 
     def metadata(self) -> dict[str, str]:
         """As safetensors keeps it."""
@@ -39,7 +38,7 @@ class WeightsFacts:
             "engine": self.engine,
             "net_short_side": str(self.net_short_side),
             "memorize_every": str(self.memorize_every),
-            "objects_per_group": str(self.objects_per_group),
+            **({} if self.objects_per_group is None else {"objects_per_group": str(self.objects_per_group)}),
             "recipe": self.recipe,
             "licence": self.licence,
         }
