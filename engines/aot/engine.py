@@ -48,7 +48,7 @@ class AotEngine:
     """One variant with its weights on one device."""
 
     def __init__(self, net: AotNet, spec: EngineSpec, channel_order: tuple[int, ...] = PUBLISHED_ORDER) -> None:
-        """channel_order: the identity channels that a pass hands out, best told apart first; as many objects share it."""
+        """channel_order: identity channels that a pass hands out, best told apart first; as many objects share it."""
         self._net = net
         self._spec = spec
         self._channel_order = channel_order
