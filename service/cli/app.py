@@ -8,6 +8,7 @@ import typer
 
 from engines.errors import EngineError
 from service.cli import bench, demo, evaluate, keys, remote, serve, track, train, weights
+from service.client.errors import ClientError
 from service.errors import MaskstreamError
 
 app = typer.Typer(
@@ -25,6 +26,6 @@ def main() -> None:
     """Entry point of the `maskstream` command: errors made on purpose are one line, not a stack trace."""
     try:
         app()
-    except (MaskstreamError, EngineError) as error:
+    except (MaskstreamError, EngineError, ClientError) as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         sys.exit(2)
