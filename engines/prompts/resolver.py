@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from engines.errors import UnusableReference, WeightsError
 from engines.prompts.exemplar_rules import most_alike
 from engines.prompts.grabcut import Box, Point, mask_from_box, mask_from_points
-from engines.prompts.text_grammar import parse
-from engines.prompts.text_rules import select
+from engines.prompts.text_grammar import TextQuery, parse
+from engines.prompts.text_rules import RuleConfig, select
 from engines.proposals.colour_regions import ColourRegionProposer
 from engines.proposals.moving import MovingProposer
 from engines.proposals.pool import PooledProposer
@@ -29,6 +29,7 @@ from engines.types import Frame, LabelMap
 _log = logging.getLogger(__name__)
 _AUTO_SHARE = 0.35  # of the best proposal's rank, below which a further one is no object of its own
 _GROUNDED = 0.5
+_CLEARLY = RuleConfig(colour_floor=0.3)
 _UNSURE = 0.3  # the score under which the published rules say "not here"
 
 
@@ -60,9 +61,7 @@ class ReferenceResolver:
         """The object that a text describes. Raises UnusableReference, UnsupportedReference."""
         if isinstance(engine, ReferenceSegmenter) and "text" in engine.spec.info.reference_kinds:
             return _grounded(engine.ground(frames[0], text=text), f"the text {text!r}")
-        query = parse(text)
-        best = select(query, frames[0], self._pool(regions=True).propose(frames))
-        return Resolved(best[0].mask)
+        return Resolved(self._by_rules(parse(text), frames))
 
     def exemplar(self, frames: Sequence[Frame], exemplar: Frame, exemplar_mask: LabelMap, engine: Engine) -> Resolved:
         """The object that looks like the one marked in another picture. Raises UnusableReference."""
@@ -82,6 +81,14 @@ class ReferenceResolver:
                 "no object stands out in the first frame: nothing moves on its own there. Give a mask, a box or a text"
             )
         return compose(_leading(found), max_objects)
+
+    def _by_rules(self, query: TextQuery, frames: Sequence[Frame]) -> NDArray[np.bool_]:
+        """Objects come first, parts of one colour only where none clearly fits: a part must not win over its whole."""
+        try:
+            found = select(query, frames[0], self._pool(regions=False).propose(frames), _CLEARLY)
+        except UnusableReference:
+            found = select(query, frames[0], self._pool(regions=True).propose(frames))
+        return found[0].mask
 
     def _pool(self, *, regions: bool) -> PooledProposer:
         """regions: whether parts of one colour count as proposals beside what the network sees and what moves."""
