@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,15 +86,23 @@ def _usable(items: Iterator[Item], read: Callable[[Item], Result], skipped: list
             skipped.append(str(error))
 
 
+def _folders(root: Path, name: str) -> Iterator[Path]:
+    """Every folder of that name below `root`, links followed, in a fixed order."""
+    for path, directories, _ in os.walk(root, followlinks=True):
+        directories.sort()
+        if Path(path).name == name:
+            yield Path(path)
+
+
 def _still_files(folder: Path) -> Iterator[tuple[Path, Path]]:
-    for images in sorted(p for p in folder.rglob("images") if p.is_dir()):
+    for images in _folders(folder, "images"):
         for image in sorted(images.iterdir()):
             if image.suffix.lower() in _IMAGE_SUFFIXES:
                 yield image, images.parent / "masks" / f"{image.stem}.png"
 
 
 def _clip_files(folder: Path) -> Iterator[list[tuple[Path, Path]]]:
-    for labels in sorted(p for p in folder.rglob("Annotations") if p.is_dir()):
+    for labels in _folders(folder, "Annotations"):
         if any(labels.glob("*.png")):
             yield _paired(labels.parent, labels)
         frames_root = labels.parent / "JPEGImages"

@@ -139,3 +139,10 @@ def test_davis_tree_is_read_and_scaled_down(tmp_path: Path) -> None:
     (read,) = load_pool(tmp_path, short_side=48).clips
     assert read.name == "walk"
     assert read.pixels.shape == (6, 3, 48, 64)
+
+
+def test_linked_folders_are_followed(tmp_path: Path) -> None:
+    made_up_data.write_clip(tmp_path / "elsewhere" / "walk", 9)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "walk").symlink_to(tmp_path / "elsewhere" / "walk", target_is_directory=True)
+    assert [clip.name for clip in load_pool(tmp_path / "data").clips] == ["walk"]
