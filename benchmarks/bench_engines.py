@@ -70,10 +70,9 @@ def smooth_weights(name: str) -> dict[str, Tensor]:
     return fill(shapes, {"encoder.": 1.0 if name.startswith("r50") else 1.4, "decoder.conv_out.": 2.0})
 
 
-def compare(name: str, frames: int, objects: int) -> None:
+def compare(name: str, frames: int, objects: int, dtype: torch.dtype) -> None:
     weights = smooth_weights(name)
-    on_cpu = {"device": torch.device("cpu"), "dtype": torch.float32}
-    ours = build(name, weights=weights, deterministic=True, compile=False, **on_cpu)  # type: ignore[arg-type]
+    ours = build(name, weights=weights, device=torch.device("cpu"), dtype=dtype, deterministic=True, compile=False)
     policy = MemoryPolicy(kind="every_k")
     sides = [Side(e, p, e.open(SIZE, policy)) for e, p in ((build_plain(name, weights), True), (ours, False))]
     first, label_map = scene(0, objects)
@@ -105,10 +104,11 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=5)
     parser.add_argument("--objects", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--bf16", action="store_true", help="ours in bfloat16; the plain one stays in float32")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for name in options.engine or list(RELEASED_CPU_S):
-        compare(name, options.frames, options.objects)
+        compare(name, options.frames, options.objects, torch.bfloat16 if options.bf16 else torch.float32)
 
 
 if __name__ == "__main__":
