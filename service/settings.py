@@ -109,7 +109,10 @@ class Settings(BaseSettings):
     quantum_s: PositiveFloat = Field(default=30.0, description="A session yields after this when others wait")
     poll_interval_s: PositiveFloat = Field(default=0.1, description="How often a worker looks for new jobs and orders")
     sweep_interval_s: PositiveFloat = Field(default=1.0, description="How often the sessions of dead workers are taken")
-    lease_step_s: PositiveFloat = Field(default=10.0, description="A worker whose step takes longer loses its sessions")
+    lease_step_s: PositiveFloat | None = Field(
+        default=None,
+        description="A worker whose step takes longer loses its sessions; default: 10 on a GPU, 120 on a CPU",
+    )
     lease_restore_s: PositiveFloat = Field(default=120.0, description="The same for restoring or seeking a session")
     lease_warmup_s: PositiveFloat = Field(default=180.0, description="The same for the first step of a frame size")
     lease_load_s: PositiveFloat = Field(default=600.0, description="The same for loading an engine")

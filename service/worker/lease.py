@@ -17,6 +17,8 @@ from service.worker.io import IoThread, Stage
 StageName = Literal["idle", "wait", "load", "resolve", "restore", "warmup", "step", "stopped"]
 
 _RENEW_S = 0.5
+_STEP_S = {"cuda": 10.0, "cpu": 120.0}
+"""A step of a large engine takes many seconds of a busy processor; a device that takes this long hangs."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,13 @@ class Lease:
         self._facts = facts
         self._load = load
         self._entered: tuple[str, tuple[str, ...], float] = ("", (), float("-inf"))
-        step_s = settings.lease_step_s
+        tick_s = settings.lease_step_s or _STEP_S["cuda"]
+        step_s = settings.lease_step_s or _STEP_S.get(facts.device.partition(":")[0], _STEP_S["cuda"])
         self._deadlines: dict[StageName, float] = {
-            "idle": step_s,
-            "wait": step_s,
+            "idle": tick_s,
+            "wait": tick_s,
             "step": step_s,
-            "stopped": step_s,
+            "stopped": tick_s,
             "warmup": settings.lease_warmup_s,
             "restore": settings.lease_restore_s,
             "load": settings.lease_load_s,
