@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -16,6 +16,8 @@ from service.redis_keys import Keys
 BLOCK_MS = 1_000
 """Longest blocking read; well under the socket time-out, which redis-py would otherwise raise at."""
 SOCKET_TIMEOUT_S = 10.0
+MAX_CONNECTIONS = 64
+"""Of one process. A storm of clients waits its turn here; a thousand connections at once the server would refuse."""
 
 _SCRIPTS = (
     "create",
@@ -37,14 +39,17 @@ _SCRIPTS = (
 
 def connect(url: str) -> Redis:
     """A client with time-outs below which every blocking read stays, and few quick retries of a lost connection."""
-    return Redis.from_url(
+    pool = BlockingConnectionPool.from_url(
         url,
+        max_connections=MAX_CONNECTIONS,
+        timeout=SOCKET_TIMEOUT_S,
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=SOCKET_TIMEOUT_S,
         retry=_retry(),
         retry_on_error=[RedisConnectionError, RedisTimeoutError],
         health_check_interval=30,
     )
+    return Redis.from_pool(pool)
 
 
 def _retry() -> Any:
