@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +11,18 @@ import torch
 from torch import Tensor
 
 from engines.aot.config import OBJECTS_PER_GROUP, STRIDE, AotConfig
-from engines.aot.memory import CellLabels, LongTermMemory, cell_labels, join_rows, match_feature, row_of, token_bytes
+from engines.aot.groups import new_group, share_budget
+from engines.aot.memory import CellLabels, cell_labels, join_rows, row_of, token_bytes
 from engines.aot.model import AotNet, EncodedFrame, Step
 from engines.aot.output import memory_labels, object_probability
 from engines.aot.propagation import LayerMemory
 from engines.aot.snapshots import restore_track, take_snapshot
 from engines.aot.track import AotTrack, Group
 from engines.aot.weights import channels_by_distance, load_network
-from engines.banks import bank_config, build_bank
-from engines.banks.budget import budget_tokens, require_budget, split_budget
+from engines.banks.budget import budget_tokens, require_budget
 from engines.catalog import CATALOG
 from engines.errors import FrameSizeChanged, NoReferenceFrame
-from engines.labels import Slots, compose, one_hot, to_channels
+from engines.labels import compose, one_hot, to_channels
 from engines.protocols import EngineSpec
 from engines.transforms import network_size, resize_labels, to_network
 from engines.types import Frame, LabelMap, MemoryPolicy, Prediction, Size, TrackState
@@ -31,9 +30,6 @@ from engines.visibility import Visibility, predict
 
 DEFAULT_BUDGET_FRAMES = 16
 """Frames of tokens that a track may keep when nothing else is asked for."""
-
-MERGE_THRESHOLD = 0.98
-"""Cosine similarity of last-layer keys from which on tokens merge (benchmarks/RESULTS.md has the histogram)."""
 
 PUBLISHED_SHORT_SIDE = 480
 PUBLISHED_ORDER = tuple(range(1, OBJECTS_PER_GROUP + 1))
@@ -114,7 +110,7 @@ class AotEngine:
             group.long_term.forget(channel)
         else:
             track.groups.remove(group)
-            self._share_budget(track)
+            share_budget(track)
 
     # --- references --------------------------------------------------------------------------------------------------
 
@@ -128,7 +124,8 @@ class AotEngine:
         composed = compose(resize_labels(label_map, track.network_size), predicted, object_ids)
         newcomers = [object_id for object_id in sorted(object_ids) if object_id not in track.object_ids]
         for object_id in newcomers:
-            (track.open_group() or self._new_group(track)).slots.join(object_id)
+            group = track.open_group() or new_group(track, self.config, self._channel_order)
+            group.slots.join(object_id)
         touched = [group for group in track.groups if set(group.slots.channels) & set(object_ids)]
         for group in touched:
             self._memorize_reference(track, group, encoded, composed, newcomers)
@@ -156,23 +153,6 @@ class AotEngine:
         _, logits = self._segment(encoded, track.groups, count_usage=False)
         probability, ids = self._probability(track, logits)
         return memory_labels(probability, ids, track.network_size)
-
-    def _new_group(self, track: AotTrack) -> Group:
-        budget = track.budget_tokens
-        share = 1 if budget is None else split_budget(budget, len(track.groups) + 1)
-        config = bank_config(track.memory, budget_tokens=share, match=match_feature(self.config))
-        if track.memory.merge_threshold is None:
-            config = replace(config, merge_threshold=MERGE_THRESHOLD)
-        group = Group(LongTermMemory(self.config, build_bank(config)), Slots(self._channel_order))
-        track.groups.append(group)
-        self._share_budget(track)
-        return group
-
-    def _share_budget(self, track: AotTrack) -> None:
-        if track.budget_tokens is not None and track.groups:
-            share = split_budget(track.budget_tokens, len(track.groups))
-            for group in track.groups:
-                group.long_term.bank.resize(share, step=track.steps)
 
     # --- frames ------------------------------------------------------------------------------------------------------
 
