@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
 import json
 import os
 import random
@@ -37,21 +36,23 @@ from service.video_file import VideoWriter
 _LIMITS = Limits(queue_length=1_000, sessions_per_owner=1_000)
 
 
-async def submit(services: Services, options: argparse.Namespace) -> str:
-    """One session on the rendered clip, references from its ground truth."""
+def write_clip(path: Path, frames: int, height: int, width: int) -> None:
+    """The rendered clip, encoded once for all sessions: the encoder's bytes differ from one time to the next."""
+    with VideoWriter(path, 24) as video:
+        for frame in render(frames, height, width):
+            video.write(frame.image)
+
+
+async def submit(services: Services, options: argparse.Namespace, clip: Path) -> str:
+    """One session on the clip, its reference from the ground truth."""
     session_id = redis_keys.new_session_id()
     storage = services.storage
     storage.create(session_id)
-    height, width = options.long_side * 9 // 16 // 2 * 2, options.long_side
-    path = Path(tempfile.gettempdir()) / f"{session_id}.mp4"
-    with VideoWriter(path, 24) as video:
-        for index, frame in enumerate(render(options.frames, height, width)):
-            video.write(frame.image)
-            if index == 0:
-                storage.write(session_id, "input/mask.png", encode_png(frame.label_map))
-                ids = tuple(int(i) for i in sorted(set(frame.label_map.flat)) if i)
-    storage.write(session_id, "input/video.mp4", path.read_bytes())
-    path.unlink()
+    height, width = size_of(options)
+    first = next(render(1, height, width))
+    ids = tuple(int(i) for i in sorted(set(first.label_map.flat)) if i)
+    storage.write(session_id, "input/mask.png", encode_png(first.label_map))
+    storage.write(session_id, "input/video.mp4", clip.read_bytes())
     record = SessionRecord(
         id=session_id,
         spec=SessionSpec(engine=options.engine, video=VideoInfo(name="input/video.mp4", height=height, width=width)),
@@ -62,6 +63,11 @@ async def submit(services: Services, options: argparse.Namespace) -> str:
     write_session_file(storage, record)
     await services.sessions.create(record, _LIMITS)
     return session_id
+
+
+def size_of(options: argparse.Namespace) -> tuple[int, int]:
+    """(height, width) of the clip, both even."""
+    return options.long_side * 9 // 16 // 2 * 2, options.long_side
 
 
 def start_worker(settings: Settings) -> subprocess.Popen[bytes]:
@@ -81,16 +87,12 @@ async def record_of(services: Services, session_id: str) -> SessionRecord:
     return record
 
 
-async def digest_of(services: Services, session_id: str, frames: int) -> str:
-    """A hash over all masks. Raises when a frame is missing, repeated or out of order."""
-    digest, seqs = hashlib.sha256(), []
-    async for event in services.masks.follow(session_id):
-        if isinstance(event, MaskEvent):
-            seqs.append(event.seq)
-            digest.update(event.model_dump_json().encode())
-    if seqs != list(range(frames)):
-        raise RuntimeError(f"session {session_id} delivered {seqs}")
-    return digest.hexdigest()
+async def masks_of(services: Services, session_id: str, frames: int) -> list[str]:
+    """All masks as JSON. Raises when a frame is missing, repeated or out of order."""
+    events = [event async for event in services.masks.follow(session_id) if isinstance(event, MaskEvent)]
+    if [event.seq for event in events] != list(range(frames)):
+        raise RuntimeError(f"session {session_id} delivered {[event.seq for event in events]}")
+    return [event.model_dump_json() for event in events]
 
 
 async def finished(services: Services, session_id: str) -> SessionRecord:
@@ -135,20 +137,25 @@ def orphans(storage: LocalStorage, session_id: str, named: set[str]) -> list[str
 async def run(options: argparse.Namespace, settings: Settings, storage: LocalStorage) -> dict[str, object]:
     """Sessions one after the other until there were enough kills."""
     services = build_services(settings, storage)
-    undisturbed = await submit(services, options)
+    clip = storage.root / "clip.mp4"
+    write_clip(clip, options.frames, *size_of(options))
+    undisturbed = await submit(services, options, clip)
     worker = start_worker(settings)
     await finished(services, undisturbed)
     worker.terminate()
     worker.wait()
-    expected = await digest_of(services, undisturbed, options.frames)
+    expected = await masks_of(services, undisturbed, options.frames)
     kills = sessions = left = 0
     began = time.monotonic()
     while kills < options.kills:
-        session_id = await submit(services, options)
+        session_id = await submit(services, options, clip)
         kills += await torment(services, settings, session_id, min(options.each, options.kills - kills), options.frames)
         sessions += 1
-        if await digest_of(services, session_id, options.frames) != expected:
-            raise RuntimeError(f"session {session_id}: masks differ from the undisturbed run")
+        masks = await masks_of(services, session_id, options.frames)
+        differing = [seq for seq in range(options.frames) if masks[seq] != expected[seq]]
+        if differing:
+            first = differing[0]
+            raise RuntimeError(f"masks {differing} differ; {first}: {masks[first]} is not {expected[first]}")
         named = {archive.name for archive in await services.sessions.archives(session_id)}
         left += len(orphans(storage, session_id, named))
         print(f"session {sessions}: {kills} kills so far, masks equal", flush=True)

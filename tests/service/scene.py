@@ -30,6 +30,7 @@ from service.worker.loop import Worker
 from service.worker.presence import Presence
 
 HEIGHT, WIDTH = 48, 64
+_CLIPS: dict[tuple[int, int], bytes] = {}
 LIMITS = Limits(queue_length=100, sessions_per_owner=100)
 
 
@@ -79,10 +80,7 @@ class Scene:
         session_id = redis_keys.new_session_id()
         self.storage.create(session_id)
         if isinstance(frames, int):
-            path = self.storage.root / f"{session_id}.mp4"
-            self.write_video(path, frames, seed)
-            data = path.read_bytes()
-            path.unlink()
+            data = self.clip(frames, seed)
         else:
             data = frames.read_bytes()
         self.storage.write(session_id, f"{INPUT}/video.mp4", data)
@@ -100,6 +98,15 @@ class Scene:
         write_session_file(self.storage, record)
         assert (await self.services.sessions.create(record, LIMITS)).status == "ok"
         return session_id
+
+    def clip(self, frames: int, seed: int) -> bytes:
+        """A video, encoded once for all sessions: the encoder's bytes differ from one time to the next."""
+        if (frames, seed) not in _CLIPS:
+            path = self.storage.root / "clip.mp4"
+            self.write_video(path, frames, seed)
+            _CLIPS[frames, seed] = path.read_bytes()
+            path.unlink()
+        return _CLIPS[frames, seed]
 
     def write_video(self, path: Path, count: int, seed: int = 0) -> None:
         """H.264 of `count` frames."""
