@@ -40,6 +40,8 @@ class Row:
     frame: int
     bank_tokens: int
     bank_mib: float
+    merged: int
+    evicted: int
     step_ms: float
     rss_mib: float
 
@@ -49,7 +51,6 @@ def main() -> None:
     engine = create(options.engine, weights=options.weights)
     frames, first = _joined(Path(options.clips)) if options.clips else _rendered()
     rows = run(engine, itertools.islice(frames, options.frames), first, options)
-    _print(rows)
     steady = [row.step_ms for row in rows if row.frame > 200]
     growth = rows[-1].bank_mib / next(row.bank_mib for row in rows if row.frame >= 200)
     summary = {
@@ -89,7 +90,10 @@ def run(engine: Engine, frames: Iterator[Picture], first: LabelMap, options: arg
         if index % 100 == 0:
             rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             step_ms = statistics.median(times) * 1000
-            rows.append(Row(index, track.bank_tokens, track.bank_bytes / 2**20, step_ms, rss))
+            counts = track.bank_counts
+            bank_mib = track.bank_bytes / 2**20
+            rows.append(Row(index, track.bank_tokens, bank_mib, counts["merged"], counts["evicted"], step_ms, rss))
+            _print(rows[-1])
             times.clear()
     return rows
 
@@ -137,10 +141,14 @@ def _clip_frames(clips: list[Path], size: tuple[int, int]) -> Iterator[Picture]:
                 yield np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _print(rows: list[Row]) -> None:
-    print(f"{'frame':>6} {'tokens':>8} {'bank MiB':>9} {'step ms':>8} {'peak RSS MiB':>13}")
-    for row in rows:
-        print(f"{row.frame:6d} {row.bank_tokens:8d} {row.bank_mib:9.2f} {row.step_ms:8.1f} {row.rss_mib:13.0f}")
+def _print(row: Row) -> None:
+    if row.frame == 100:
+        print("frame   tokens  bank MiB   merged  evicted  step ms  peak RSS MiB")
+    counts = f"{row.merged:8d} {row.evicted:8d}"
+    print(
+        f"{row.frame:5d} {row.bank_tokens:8d} {row.bank_mib:9.2f} {counts} {row.step_ms:8.1f} {row.rss_mib:13.0f}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -66,6 +67,14 @@ class AotTrack:
     def bank_tokens(self) -> int:
         """Tokens in the long-term memories."""
         return sum(len(group.long_term.bank) for group in self.groups)
+
+    @property
+    def bank_counts(self) -> dict[str, int]:
+        """Tokens written, merged, evicted and thinned so far, all groups together."""
+        total: Counter[str] = Counter()
+        for group in self.groups:
+            total.update(group.long_term.bank.counts)
+        return dict(total)
 
     def group_of(self, object_id: int) -> Group:
         """The group that follows an object. Raises KeyError."""
