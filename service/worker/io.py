@@ -7,6 +7,7 @@ what all sessions have under way together is bounded, and the step loop waits at
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -26,6 +27,8 @@ from service.worker.sweeper import sweep_for_ever
 T = TypeVar("T")
 
 _IN_FLIGHT = 64
+_CANCEL_AGAIN_S = 0.5
+_CLOSE_S = 5.0
 _GIVE_UP_CHECK_S = 0.5
 
 
@@ -146,12 +149,17 @@ class IoThread:
         self._background = [self._loop.create_task(self._send_stages()), self._loop.create_task(sweep)]
 
     async def _close(self) -> None:
-        tasks = [*self._background, *self._writers]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        tasks = {*self._background, *self._writers}
+        while tasks:
+            # More than once: a command that Redis answers as it is cancelled can swallow the cancellation.
+            for task in tasks:
+                task.cancel()
+            done, tasks = await asyncio.wait(tasks, timeout=_CANCEL_AGAIN_S)
+            await asyncio.gather(*done, return_exceptions=True)
         if self._services is not None:
-            await self._services.redis.aclose()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_S):
+                    await self._services.redis.aclose()
 
     def _set_stage(self, stage: Stage) -> None:
         self._stage = stage
