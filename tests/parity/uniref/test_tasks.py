@@ -124,7 +124,10 @@ def test_text_alone_with_several_objects(network: UniRef, outputs: Open) -> None
         frame = network.encode_image(to_batch([image]))
         labels = labels_of(predict(video, frame, objects, geometry, threshold=None))
         for object_id in objects:
-            assert overlap(labels == object_id, case["davis_labels"][index] == object_id) >= 0.99
+            ours, theirs = labels == object_id, case["davis_labels"][index] == object_id
+            # Near ties of this case (gaps down to 9e-7) fall by thread count; its smallest mask has 72 pixels, of which
+            # one is more than a hundredth.
+            assert int((ours ^ theirs).sum()) <= 1 or overlap(ours, theirs) >= 0.99
 
 
 @dataclass
