@@ -8,6 +8,7 @@ FROM python:3.11-slim-bookworm AS base
 ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_CACHE_DIR=/var/cache/pip \
     PATH=/opt/venv/bin:$PATH
 RUN python -m venv /opt/venv \
     && useradd --uid 10001 --no-create-home --home-dir /data maskstream \
@@ -18,18 +19,18 @@ WORKDIR /app
 # The dependencies change rarely and the code often: install them from the project file alone, in a layer of their own.
 FROM base AS api-dependencies
 COPY deploy/requirements.py pyproject.toml ./
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     python requirements.py > requirements.txt && pip install -r requirements.txt
 
 FROM api-dependencies AS worker-cuda-dependencies
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     python requirements.py worker text s3 > requirements.txt && pip install -r requirements.txt
 
 FROM api-dependencies AS worker-cpu-dependencies
 ARG TORCH_INDEX=""
 # The version is pinned, in pyproject.toml.
 # hadolint ignore=DL3013
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     python requirements.py worker > torch.txt \
     && pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$(grep '^torch==' torch.txt)" \
     && python requirements.py worker text s3 > requirements.txt && pip install -r requirements.txt
