@@ -2,6 +2,8 @@
 #   docker build --target api         -t maskstream-api .          front end, no torch
 #   docker build --target worker-cuda -t maskstream-worker .       GPU worker (torch with CUDA, from its wheel)
 #   docker build --target worker-cpu  -t maskstream-worker-cpu .   CPU worker
+# pip's cache is a build mount: nothing of it stays in an image.
+# hadolint global ignore=DL3042
 # The CPU build of torch stands in an index of its own: give it as TORCH_INDEX where pip does not find it by itself.
 
 FROM python:3.11-slim-bookworm AS base
