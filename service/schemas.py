@@ -200,12 +200,17 @@ class Rle(Record):
 
 
 class MaskObject(Record):
-    """One visible object of a frame. bbox is (x, y, width, height) in pixels."""
+    """One object of a frame. bbox is (x, y, width, height) in pixels.
+
+    score: mean probability over its pixels, 0 where it is not visible. uncertainty: exp(1 - p1/p2) over them, 0 at a
+    reference of its own and 1 where nothing can be told apart; None in masks of versions that did not keep it.
+    """
 
     object_id: int
     score: float
     bbox: tuple[int, int, int, int]
     rle: Rle
+    uncertainty: float | None = None
 
 
 class MaskEvent(Record):

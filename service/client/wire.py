@@ -28,11 +28,15 @@ FINAL_STATES = frozenset({"completed", "failed", "cancelled"})
 
 @dataclass(frozen=True)
 class ObjectMask:
-    """One object in one frame. bbox is (x, y, width, height) in pixels; score is 0 where it is not visible."""
+    """One object in one frame. bbox is (x, y, width, height) in pixels; score is 0 where it is not visible.
+
+    uncertainty: 0 sure to 1 cannot be told apart; None from servers that do not say.
+    """
 
     object_id: int
     score: float
     bbox: tuple[float, float, float, float]
+    uncertainty: float | None = None
 
 
 @dataclass(frozen=True)
@@ -221,7 +225,8 @@ def _mask_frame(document: Mapping[str, Any]) -> MaskFrame:
     label_map = np.zeros((height, width), np.uint8)
     objects = []
     for item in document["objects"]:
-        objects.append(ObjectMask(int(item["object_id"]), float(item["score"]), tuple(item["bbox"])))
+        box = tuple(item["bbox"])
+        objects.append(ObjectMask(int(item["object_id"]), float(item["score"]), box, item.get("uncertainty")))
         rle = item.get("rle")
         if rle is not None:
             inside = coco.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")})

@@ -132,9 +132,9 @@ class RunningSession:
 
     def advance(self, frame: VideoFrame, prediction: Prediction | None) -> None:
         """Take one frame's prediction: put references over it, memorize them, hand the mask on, move on."""
-        label_map, scores = self._with_reference(frame, prediction)
+        prediction = self._with_reference(frame, prediction)
         if self.seq >= self.record.next_seq:
-            self.writer.put(self._mask(frame, label_map, scores))
+            self.writer.put(self._mask(frame, prediction))
             self.suspect = False
             self.got_further_at = self.got_further_at or time.monotonic()
         metrics.MASKS.labels(self.record.spec.engine).inc()
@@ -264,14 +264,12 @@ class RunningSession:
             ids = {int(i) for i in np.unique(label_map) if i} | set(reference.object_ids if reference else ())
             self._memorize(self._frame_at(frame_index).rgb, label_map, tuple(sorted(ids)))
 
-    def _with_reference(self, frame: VideoFrame, prediction: Prediction | None) -> tuple[LabelMap, dict[int, float]]:
-        """The label map and scores of a frame, with the client's pixels over the prediction, and memorised."""
-        predicted = None if prediction is None else prediction.label_map
-        scores = {} if prediction is None else dict(prediction.scores)
+    def _with_reference(self, frame: VideoFrame, prediction: Prediction | None) -> Prediction:
+        """The prediction of a frame with the client's pixels over it, and those memorised."""
         reference = self._references.get(frame.frame_index)
         if reference is None:
-            empty = np.zeros(frame.rgb.shape[:2], np.uint8)
-            return (empty if predicted is None else predicted), scores
+            return prediction or Prediction(np.zeros(frame.rgb.shape[:2], np.uint8), {}, {})
+        predicted = None if prediction is None else prediction.label_map
         ids = set(reference.object_ids)
         if predicted is None:
             predicted = self._earlier_map(frame.frame_index)
@@ -279,7 +277,13 @@ class RunningSession:
         label_map = reference.over(predicted)
         self._memorize(frame.rgb, label_map, tuple(sorted(ids)))
         present = {int(i) for i in np.unique(label_map)}
-        return label_map, scores | {i: float(i in present) for i in ids}
+        scores = {} if prediction is None else prediction.scores
+        uncertainty = {} if prediction is None else prediction.uncertainty
+        return Prediction(
+            label_map,
+            scores | {i: float(i in present) for i in ids},
+            uncertainty | dict.fromkeys(reference.object_ids, 0.0),
+        )
 
     def _memorize(self, rgb: LabelMap, label_map: LabelMap, object_ids: tuple[int, ...]) -> None:
         if self.track is None:
@@ -296,27 +300,28 @@ class RunningSession:
             self.record = self.record.model_copy(update={"warnings": (*self.record.warnings, *new)})
             self.writer.put(PlanItem({"warnings": to_fields(self.record)["warnings"]}))
 
-    def _mask(self, frame: VideoFrame, label_map: LabelMap, scores: dict[int, float]) -> MaskItem:
+    def _mask(self, frame: VideoFrame, prediction: Prediction) -> MaskItem:
         touched = self.segment.object_ids
         if touched is not None and self._earlier is not None:
-            label_map, scores = self._over_earlier(frame.frame_index, label_map, scores, touched)
-        return MaskItem(self.seq, frame.frame_index, frame.pts_s, label_map, scores, self.record.created_at)
+            prediction = self._over_earlier(frame.frame_index, prediction, touched)
+        return MaskItem(self.seq, frame.frame_index, frame.pts_s, prediction, self.record.created_at)
 
-    def _over_earlier(
-        self, frame_index: int, label_map: LabelMap, scores: dict[int, float], touched: tuple[int, ...]
-    ) -> tuple[LabelMap, dict[int, float]]:
+    def _over_earlier(self, frame_index: int, prediction: Prediction, touched: tuple[int, ...]) -> Prediction:
         """The touched objects as they are now, over all others as they were published."""
-        mine = {i: score for i, score in scores.items() if i in touched}
+        scores = {i: score for i, score in prediction.scores.items() if i in touched}
+        doubts = {i: doubt for i, doubt in prediction.uncertainty.items() if i in touched}
         event = self._earlier.event(frame_index) if self._earlier is not None else None
         video = self.record.spec.video
-        new = resize_labels(label_map, (video.height, video.width))
+        new = resize_labels(prediction.label_map, (video.height, video.width))
         new = np.where(np.isin(new, touched), new, 0).astype(np.uint8)
         if event is None:
-            return new, mine
+            return Prediction(new, scores, doubts)
         old = label_map_of(event)
         kept = np.where(np.isin(old, touched), 0, old)
-        others = {item.object_id: item.score for item in event.objects if item.object_id not in touched}
-        return np.where(new > 0, new, kept).astype(np.uint8), others | mine
+        others = [item for item in event.objects if item.object_id not in touched]
+        scores |= {item.object_id: item.score for item in others}
+        doubts |= {item.object_id: item.uncertainty for item in others if item.uncertainty is not None}
+        return Prediction(np.where(new > 0, new, kept).astype(np.uint8), scores, doubts)
 
     def _earlier_map(self, frame_index: int) -> LabelMap | None:
         """The newest published mask of a frame at frame size; None in the first pass."""

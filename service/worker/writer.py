@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from engines.types import LabelMap, TrackState
+from engines.types import Prediction, TrackState
 from service import metrics
 from service.archive import write_archive
 from service.errors import EpochLost
@@ -47,8 +47,7 @@ class MaskItem:
     seq: int
     frame_index: int
     pts_s: float | None
-    label_map: LabelMap
-    scores: Mapping[int, float]
+    prediction: Prediction
     created_at: float
 
 
@@ -198,15 +197,18 @@ class SessionWriter:
             await self._archive()
 
     def _encode(self, item: MaskItem) -> MaskEvent:
-        label_map = resize_labels(item.label_map, self._size)
+        found_by = item.prediction
+        label_map = resize_labels(found_by.label_map, self._size)
+        doubts = {object_id: round(doubt, 4) for object_id, doubt in found_by.uncertainty.items()}
         objects = tuple(
             MaskObject(
                 object_id=found["object_id"],
-                score=round(item.scores[found["object_id"]], 4),
+                score=round(found_by.scores[found["object_id"]], 4),
                 bbox=tuple(found["bbox"]),
                 rle=Rle(**found["rle"]),
+                uncertainty=doubts.get(found["object_id"]),
             )
-            for found in encode_objects(label_map, item.scores.keys())
+            for found in encode_objects(label_map, found_by.scores.keys())
         )
         return MaskEvent(seq=item.seq, frame_index=item.frame_index, pts_s=item.pts_s, size=self._size, objects=objects)
 

@@ -63,6 +63,10 @@ async def test_correction_of_a_finished_session_leaves_the_others_as_they_were(s
     for frame in range(20):
         covered = pixels(after[frame], 1)
         assert np.array_equal(pixels(after[frame], 2), pixels(before[frame], 2) & ~covered)
+        new, old = object_in(after[frame], 2), object_in(before[frame], 2)
+        assert new is not None and old is not None and new.uncertainty == old.uncertainty is not None
+    corrected = object_in(after[12], 1)
+    assert corrected is not None and corrected.uncertainty == 0.0
     changed = [frame for frame in range(20) if object_in(after[frame], 1) != object_in(before[frame], 1)]
     assert len(changed) >= 15
 

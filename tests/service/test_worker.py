@@ -47,6 +47,9 @@ async def test_a_session_from_first_to_last_frame(scene: Scene) -> None:
     assert [e.seq for e in events] == [e.frame_index for e in events] == list(range(20))
     assert {o.object_id for e in events for o in e.objects} == {3, 7}
     assert len({e.objects for e in events}) > 10, "the fake engine's masks move"
+    doubts = [[item.uncertainty for item in event.objects] for event in events]
+    assert doubts[0] == [0.0, 0.0], "nobody doubts the client's own mask"
+    assert len({tuple(each) for each in doubts}) > 10 and all(0 <= (d or 0) <= 1 for each in doubts for d in each)
     await assert_no_orphans(scene, session_id)
 
 

@@ -18,7 +18,7 @@ from service.masks import encode_objects
 
 
 def mask_message(label_map: np.ndarray, seq: int = 3) -> str:
-    objects = [{**item, "score": 0.9} for item in encode_objects(label_map, [1, 4])]
+    objects = [{**item, "score": 0.9, "uncertainty": 0.25} for item in encode_objects(label_map, [1, 4])]
     return json.dumps(
         {"type": "mask", "seq": seq, "frame_index": 5, "pts_s": 0.2, "size": label_map.shape, "objects": objects}
     )
@@ -33,6 +33,7 @@ def test_a_mask_message_becomes_the_label_map_that_was_encoded() -> None:
     assert (frame.seq, frame.frame_index, frame.pts_s) == (3, 5, 0.2)
     assert np.array_equal(frame.label_map, label_map)
     assert frame.mask(4).sum() == 28
+    assert [item.uncertainty for item in frame.objects] == [0.25, 0.25]
     assert frame.objects[0].bbox == (3, 2, 6, 3)
 
 
