@@ -20,6 +20,7 @@ from engines.training.depthwise import quicken_depthwise
 from engines.training.losses import balanced_cross_entropy, hard_cross_entropy, matching_loss, soft_jaccard
 from engines.training.recipe import Recipe
 from engines.transforms import normalise
+from engines.types import IGNORE_LABEL
 
 _UNUSED = -1e4
 _LOSS_STRIDE = 2
@@ -84,17 +85,26 @@ def loss_schedule(progress: float, *, published: bool) -> AotLossConfig:
 
 @dataclass(frozen=True)
 class ClipTargets:
-    """labels: [B, T, S, S] int64 ids 0..K. slots: [B, K + 1] identity slot of each id. used: [B, K + 1] bool."""
+    """labels: [B, T, S, S] int64 ids 0..K or IGNORE_LABEL.
+
+    slots: [B, K + 1] identity slot of each id. used: [B, K + 1] bool.
+    """
 
     labels: Tensor
     slots: Tensor
     used: Tensor
 
     def one_hot(self, ids: Tensor) -> Tensor:
-        """[B, S, S] ids to [B, 11, S, S] float in identity slots."""
-        slots = self.slots.gather(1, ids.flatten(1)).view(ids.shape)
+        """[B, S, S] ids to [B, 11, S, S] float in identity slots; IGNORE_LABEL is in none of them, as when served."""
+        slots = self.slots_of(ids)
         channels = torch.arange(CHANNELS_PER_GROUP, device=ids.device).view(-1, 1, 1)
         return (slots[:, None] == channels).float()
+
+    def slots_of(self, ids: Tensor) -> Tensor:
+        """[B, h, w] ids to identity slots; IGNORE_LABEL stays what it is."""
+        unknown = ids == IGNORE_LABEL
+        slots = self.slots.gather(1, ids.masked_fill(unknown, 0).flatten(1)).view(ids.shape)
+        return slots.masked_fill(unknown, IGNORE_LABEL)
 
     def in_use(self, logits: Tensor) -> Tensor:
         """[B, 11, h, w] logits by slot to [B, K + 1, h, w] by id; ids that the clip does not have cannot win."""
@@ -107,7 +117,7 @@ def assign_slots(labels: Tensor, generator: torch.Generator) -> ClipTargets:
 
     labels: [B, T, S, S] uint8.
     """
-    batch, most = labels.shape[0], max(1, int(labels.max()))
+    batch, most = labels.shape[0], max(1, int(labels.masked_fill(labels == IGNORE_LABEL, 0).max()))
     order = torch.rand(batch, OBJECTS_PER_GROUP, generator=generator).argsort(dim=1)[:, :most] + 1
     slots = torch.cat([torch.zeros(batch, 1, dtype=torch.long), order], dim=1).to(labels.device)
     ids = labels.long()
@@ -165,8 +175,7 @@ def identity_loss(logits: Tensor, targets: ClipTargets, t: int) -> Tensor:
     little data, that leaves the network unable to tell objects apart.
     """
     labels = targets.labels[:, t, ::_LOGIT_STRIDE, ::_LOGIT_STRIDE]
-    slots = targets.slots.gather(1, labels.flatten(1)).view(labels.shape)
-    return balanced_cross_entropy(logits, slots)
+    return balanced_cross_entropy(logits, targets.slots_of(labels))
 
 
 def _encode_clip(net: AotNet, frames: Tensor) -> list[EncodedFrame]:

@@ -10,15 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from engines.space_time.network import MemoryNetwork, Query
 from engines.space_time.padding import Geometry
 from engines.training.clips import ClipBatch
-from engines.training.losses import hard_cross_entropy, matching_loss, soft_jaccard
+from engines.training.losses import balanced_entropy, hard_cross_entropy, matching_loss, soft_jaccard
 from engines.training.recipe import Recipe
-from engines.types import Size
+from engines.types import IGNORE_LABEL, Size
 
+PARTS = ("mask", "matching", "transport", "probe", "confidence")
 _TOKEN_PX = 16
 
 
@@ -27,13 +29,17 @@ class LossConfig:
     """Weights and shares at one point of the schedule.
 
     hard_share: share of pixels in the cross entropy. own_masks: chance that a clip's memory holds predicted masks.
-    jaccard, matching, confidence: weights of the terms beside it (the last for engines that doubt, AFB-URR).
+    jaccard, matching, transport, probe, confidence: weights of the terms beside it (the last for engines that doubt,
+    AFB-URR). transport: the true masks, carried by the affinity alone, must land on the true mask; probe: the first
+    value channel must tell the object from the rest. Together they teach reading before the decoder can.
     """
 
     hard_share: float = 1.0
     own_masks: float = 1.0
     jaccard: float = 0.0
     matching: float = 0.0
+    transport: float = 0.0
+    probe: float = 0.0
     confidence: float = 0.0
 
 
@@ -46,25 +52,34 @@ def loss_schedule(progress: float, *, published: bool, confidence: float) -> Los
         own_masks=min(1.0, max(0.0, (progress - 0.3) / 0.4)),
         jaccard=1.0,
         matching=0.3 * max(0.0, 1 - progress / 0.6),
+        transport=max(0.2, 1 - progress),
+        probe=max(0.1, 0.5 - progress),
         confidence=confidence,
     )
 
 
 @dataclass(frozen=True)
 class Memories:
-    """Tokens of every (clip, channel) item so far. keys: [M, n, key width]; values: [M, n, value width]."""
+    """Tokens of every (clip, channel) item so far.
+
+    keys: [M, n, key width]; values: [M, n, value width]; truth: [M, n, 2], shares of the token that are
+    the object and that are something else.
+    """
 
     keys: Tensor
     values: Tensor
+    truth: Tensor
 
     def join(self, later: Memories) -> Memories:
         """Both, one after the other."""
-        return Memories(torch.cat([self.keys, later.keys], dim=1), torch.cat([self.values, later.values], dim=1))
+        pairs = ((self.keys, later.keys), (self.values, later.values), (self.truth, later.truth))
+        return Memories(*(torch.cat(pair, dim=1) for pair in pairs))
 
-    def read(self, query: Tensor) -> Tensor:
-        """[M, h * w, key width] queries to [M, value width, h * w] read-outs."""
+    def read(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """[M, h * w, key width] queries to read-outs [M, value width, h * w] and carried masks [M, h * w]."""
         affinity = query @ self.keys.transpose(1, 2) / math.sqrt(query.shape[2])
-        return (torch.softmax(affinity.float(), dim=2).to(self.values.dtype) @ self.values).transpose(1, 2)
+        weight = torch.softmax(affinity.float(), dim=2)
+        return (weight.to(self.values.dtype) @ self.values).transpose(1, 2), (weight @ self.truth[..., :1])[..., 0]
 
 
 class SpaceTimeLearner:
@@ -84,7 +99,7 @@ class SpaceTimeLearner:
         published = self._recipe.preset == "published"
         config = loss_schedule(step / self._recipe.steps, published=published, confidence=self._confidence)
         parts = _ClipRun(self, batch, config, generator).losses()
-        weights = {"mask": 1.0, "matching": config.matching, "confidence": config.confidence}
+        weights = {"mask": 1.0, **{name: getattr(config, name) for name in PARTS[1:]}}
         loss = sum((parts[name] * weight for name, weight in weights.items()), torch.zeros(()))
         return loss, {name: float(part.detach()) for name, part in parts.items()}
 
@@ -115,20 +130,25 @@ class _ClipRun:
         """The mean loss terms over all frames but the first."""
         whole = self._net.encode_query(self._frames.transpose(0, 1).flatten(0, 1))
         memory = first = self._remember(0, [self._truth(b, 0) for b in range(self._clips)])
-        parts = {name: torch.zeros((), device=self._frames.device) for name in ("mask", "matching", "confidence")}
+        parts = {name: torch.zeros((), device=self._frames.device) for name in PARTS}
         share = 1.0 / (self._length - 1)
         for t in range(1, self._length):
             query = self._at(whole, t)
             tokens = query.key.flatten(2).transpose(1, 2)[self._item_clip]
-            reads = memory.read(tokens).unflatten(2, query.key.shape[2:])
-            logits, doubt = self._learner.segment(query, reads, self._counts)
+            reads, carried = memory.read(tokens)
+            logits, doubt = self._learner.segment(query, reads.unflatten(2, query.key.shape[2:]), self._counts)
             logits = [self._geometry.crop(scores) for scores in logits]
             parts["mask"] = parts["mask"] + share * self._mask_loss(logits, t)
             parts["confidence"] = parts["confidence"] + share * doubt
+            if self._config.transport > 0:
+                parts["transport"] = parts["transport"] + share * balanced_entropy(carried, *self._shares(t))
             if self._config.matching > 0:
                 parts["matching"] = parts["matching"] + share * self._matching(tokens, first.keys, t)
             if t + 1 < self._length:
                 memory = memory.join(self._remember(t, self._fed_back(logits, t)))
+        if self._config.probe > 0:
+            told = torch.sigmoid(memory.values[..., 0].float())
+            parts["probe"] = balanced_entropy(told, memory.truth[..., 0], memory.truth[..., 1])
         return parts
 
     def _at(self, whole: Query, t: int) -> Query:
@@ -150,7 +170,16 @@ class _ClipRun:
         masks = [self._net.memory_masks(self._geometry.pad(p)) for p in probabilities]
         own, other = (torch.cat([pair[i] for pair in masks]) for i in (0, 1))
         key, value = self._net.encode_memory(self._frames[:, t][self._item_clip], own, other)
-        return Memories(key.flatten(2).transpose(1, 2), value.flatten(2).transpose(1, 2))
+        truth = torch.stack(self._shares(t), dim=2)
+        return Memories(key.flatten(2).transpose(1, 2), value.flatten(2).transpose(1, 2), truth)
+
+    def _shares(self, t: int) -> tuple[Tensor, Tensor]:
+        """[M, h * w] shares of each token that are the item's own channel, and that are known to be something else."""
+        padded = (self._geometry.pad(self._truth(b, t)) for b in range(self._clips))
+        own = torch.cat([self._net.memory_masks(p)[0] for p in padded])
+        known = self._geometry.pad((self._labels[:, t, None] != IGNORE_LABEL).float())[self._item_clip]
+        inside, anything = (F.avg_pool2d(x, _TOKEN_PX).flatten(1) for x in (own, known))
+        return inside, anything - inside
 
     def _mask_loss(self, logits: list[Tensor], t: int) -> Tensor:
         total = self._frames.new_zeros(())
@@ -174,7 +203,8 @@ def _channel_labels(labels: Tensor) -> tuple[Tensor, list[int]]:
     mapped = torch.zeros_like(labels, dtype=torch.int64)
     counts = []
     for b, clip in enumerate(labels):
-        seen = [i for i in clip[0].unique().tolist() if i]
+        seen = [i for i in clip[0].unique().tolist() if i not in (0, IGNORE_LABEL)]
+        mapped[b][clip == IGNORE_LABEL] = IGNORE_LABEL
         for channel, object_id in enumerate(seen, start=1):
             mapped[b][clip == object_id] = channel
         counts.append(max(1, len(seen)))

@@ -17,4 +17,6 @@ def build_learner(recipe: Recipe, device: torch.device) -> SpaceTimeLearner:
     """A network with fresh weights; the published preset keeps its batch norms fixed."""
     torch.manual_seed(recipe.seed)
     net = StmNetwork(replace(VARIANTS[recipe.engine], live_norm=recipe.preset == "starter")).to(device)
+    if recipe.preset == "starter":  # like looks like from the first step on
+        net.KV_M_r4.Key.load_state_dict(net.KV_Q_r4.Key.state_dict())
     return SpaceTimeLearner(quicken_depthwise(net) if device.type == "cpu" else net, recipe)

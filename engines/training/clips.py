@@ -16,6 +16,7 @@ from engines.errors import TrainingDataError
 from engines.training.layers2d import Layer, Scene, bar, blob, paint
 from engines.training.motion import MotionConfig, MotionPath, Placement, Rng, leave_and_return, random_path
 from engines.training.pool import RealClip, Still, TrainingPool, fill_holes, object_cutouts
+from engines.types import IGNORE_LABEL
 
 _TRIES = 6
 
@@ -42,7 +43,10 @@ class ClipConfig:
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """frames: [B, T, 3, S, S] float 0..1. labels: [B, T, S, S] uint8, ids 1..K. origin: [B, T, n, n, 3], see Scene."""
+    """frames: [B, T, 3, S, S] float 0..1. labels: [B, T, S, S] uint8, ids 1..K or IGNORE_LABEL.
+
+    origin: [B, T, n, n, 3], see Scene.
+    """
 
     frames: Tensor
     labels: Tensor
@@ -68,7 +72,7 @@ class ClipGenerator:
         for attempt in range(_TRIES):
             scene = self._scene(rng)
             labels = _keep_seen_objects(scene.labels, self._config.max_objects, least=4.0 ** (2 - attempt) * 16)
-            if bool(labels[0].any()):
+            if bool(_objects(labels[0]).any()):
                 break
         return _photometric(scene.pixels, rng), labels, scene.origin
 
@@ -108,7 +112,7 @@ class ClipGenerator:
         order = _frame_order(rng, clip, config)
         labels = clip.labels[order].float()
         scale = _short_side(clip.labels) / config.net_short_side / np.exp(rng.uniform(np.log(0.7), np.log(2.0)))
-        seen = torch.nonzero(labels[0])
+        seen = torch.nonzero(_objects(labels[0]))
         anchor = seen[int(rng.integers(len(seen)))].tolist() if len(seen) else [s // 2 for s in labels.shape[1:]]
         placement = Placement((anchor[1], anchor[0]), self._middle(rng, 0.3), float(scale), bool(rng.random() < 0.5))
         path = self._path(rng, 0.3 if rng.random() < 0.4 else 0.02)
@@ -128,13 +132,15 @@ class ClipGenerator:
         """An object over its own, filled-in background, each with its own motion; or both moving as one."""
         still, ids = self._object_still(rng)
         coverage = torch.isin(still.labels, torch.tensor(ids, dtype=torch.uint8))
+        unknown = still.labels == IGNORE_LABEL
         placement = self._placed(rng, coverage, spread=0.2, backdrop=True)
         camera, pixels = self._path(rng, 0.4), still.pixels.float() / 255
         if rng.random() < 0.3:
-            labels = torch.where(coverage, still.labels, 0).float()[None]
+            labels = torch.where(coverage | unknown, still.labels, 0).float()[None]
             return [Layer(pixels[None], placement, self._path(rng), labels=labels, bend=_bend(rng, 0.03))]
         behind = fill_holes(pixels, F.max_pool2d(coverage[None].float(), 5, 1, 2)[0] > 0)
-        layers = [Layer(behind[None], placement, camera, labels=torch.zeros(1, *coverage.shape), bend=_bend(rng, 0.01))]
+        ground = torch.where(unknown, float(IGNORE_LABEL), 0.0)[None]
+        layers = [Layer(behind[None], placement, camera, labels=ground, bend=_bend(rng, 0.01))]
         for number, i in enumerate(ids):
             path = self._maybe_leaving(rng, camera.followed_by(self._path(rng)))
             alpha = _feathered(rng, still.labels == i)
@@ -149,8 +155,9 @@ class ClipGenerator:
         chosen = still.labels.new_zeros(256)
         for i in ids[: int(rng.integers(1, 7))]:
             chosen[i] = int(rng.integers(1, self._config.max_objects + 1))  # equal ids: a union of regions
+        chosen[IGNORE_LABEL] = IGNORE_LABEL
         labels = chosen[still.labels.long()]
-        placement = self._placed(rng, labels > 0, spread=0.3, backdrop=True)
+        placement = self._placed(rng, _objects(labels), spread=0.3, backdrop=True)
         path = self._path(rng, float(rng.uniform(0.3, 1.0)))
         return Layer(
             still.pixels[None].float() / 255, placement, path, labels=labels[None].float(), bend=_bend(rng, 0.04)
@@ -211,6 +218,11 @@ class ClipGenerator:
         return leave_and_return(rng, path, self._config.crop_px) if rng.random() < self._config.leave else path
 
 
+def _objects(labels: Tensor) -> Tensor:
+    """Where a label map shows an object."""
+    return (labels > 0) & (labels != IGNORE_LABEL)
+
+
 def _short_side(labels: Tensor) -> int:
     return min(labels.shape[-2:])
 
@@ -239,8 +251,9 @@ def _tinted(rng: Rng, pixels: Tensor) -> Tensor:
 
 
 def _keep_seen_objects(labels: Tensor, most: int, least: float) -> Tensor:
-    """Objects with `least` pixels in the first frame get ids 1, 2, ...; all others become background."""
+    """Objects with `least` pixels in the first frame get ids 1, 2, ...; all others but IGNORE_LABEL are background."""
     table = labels.new_zeros(256)
+    table[IGNORE_LABEL] = IGNORE_LABEL
     counts = torch.bincount(labels[0].flatten().long(), minlength=256)
     ids = [int(i) for i in torch.argsort(counts[1:255], descending=True)[:most] + 1 if counts[i] >= least]
     for number, i in enumerate(ids):

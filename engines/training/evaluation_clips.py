@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from engines.errors import TrainingDataError
@@ -47,11 +46,20 @@ def read_label_map(path: Path) -> LabelMap:
 
     Raises TrainingDataError for colour masks.
     """
+    return binary_as_object(read_ids(path))
+
+
+def binary_as_object(labels: LabelMap) -> LabelMap:
+    """The same label maps, of any shape; where all they hold is {0, 255} that is an object and not IGNORE_LABEL."""
+    return (labels == 255).astype(np.uint8) if set(np.unique(labels).tolist()) <= {0, 255} else labels
+
+
+def read_ids(path: Path) -> LabelMap:
+    """[H, W] uint8 values of a palette, grey or bilevel PNG as they are. Raises TrainingDataError for colour masks."""
     with Image.open(path) as image:
         if image.mode not in ("P", "L", "1"):
             raise TrainingDataError(f"{path.name}: mode {image.mode} is no label map; save it as palette or grey PNG")
-        labels: NDArray[np.uint8] = np.array(image, dtype=np.uint8)
-    return (labels == 255).astype(np.uint8) if set(np.unique(labels).tolist()) <= {0, 255} else labels
+        return np.array(image, dtype=np.uint8)
 
 
 def find_clips(folder: Path) -> tuple[list[AnnotatedClip], list[str]]:

@@ -1,4 +1,7 @@
-"""Losses that several engines train with. Tensors in, scalars out; nothing here knows a network."""
+"""Losses that several engines train with. Tensors in, scalars out; nothing here knows a network.
+
+Pixels whose target is IGNORE_LABEL change none of them.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engines.types import IGNORE_LABEL
 
-def hard_cross_entropy(logits: Tensor, target: Tensor, share: float, *, ignore: int = 255) -> Tensor:
+
+def hard_cross_entropy(logits: Tensor, target: Tensor, share: float, *, ignore: int = IGNORE_LABEL) -> Tensor:
     """Cross entropy on the hardest `share` of each sample's pixels.
 
     logits: [B, C, H, W]. target: [B, H, W] int64. share: 1 takes all pixels.
@@ -24,9 +29,21 @@ def balanced_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
     logits: [B, C, H, W]. target: [B, H, W] int64, 0 background.
     """
-    per_pixel = F.cross_entropy(logits.float(), target, reduction="none").flatten(1)
-    parts = [(target.flatten(1) > 0) == side for side in (False, True)]
+    per_pixel = F.cross_entropy(logits.float(), target, reduction="none", ignore_index=IGNORE_LABEL).flatten(1)
+    target = target.flatten(1)
+    parts = [target == 0, (target > 0) & (target != IGNORE_LABEL)]
     means = [(per_pixel * part).sum(dim=1) / part.sum(dim=1).clamp_min(1) for part in parts]
+    return 0.5 * (means[0] + means[1]).mean()
+
+
+def balanced_entropy(probability: Tensor, inside: Tensor, outside: Tensor) -> Tensor:
+    """Binary cross entropy in which inside and outside weigh the same, in each sample.
+
+    probability: [M, N], of being inside. inside, outside: [M, N] in 0..1, how much of each token is which.
+    """
+    p = probability.float().clamp(1e-4, 1 - 1e-4)
+    terms = ((-p.log(), inside), (-(1 - p).log(), outside))
+    means = [(loss * share).sum(dim=1) / share.sum(dim=1).clamp_min(1) for loss, share in terms]
     return 0.5 * (means[0] + means[1]).mean()
 
 
@@ -36,8 +53,9 @@ def soft_jaccard(logits: Tensor, target: Tensor, used: Tensor) -> Tensor:
     logits: [B, C, H, W]. target: [B, H, W] int64. used: [B, C] bool, channel 0 is background.
     Source: Nowozin 2014; AOT's second loss term.
     """
-    probability = logits.float().softmax(dim=1)
-    truth = F.one_hot(target.clamp(max=logits.shape[1] - 1), logits.shape[1]).movedim(-1, 1).to(probability.dtype)
+    known = (target != IGNORE_LABEL)[:, None]
+    probability = logits.float().softmax(dim=1) * known
+    truth = F.one_hot(target.clamp(max=logits.shape[1] - 1), logits.shape[1]).movedim(-1, 1) * known
     both = (probability * truth).sum(dim=(2, 3))
     either = (probability + truth - probability * truth).sum(dim=(2, 3))
     jaccard = (both + 1) / (either + 1)  # an object that is gone and not predicted counts as found

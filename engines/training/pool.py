@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from engines.errors import TrainingDataError
-from engines.training.evaluation_clips import read_frame, read_label_map
+from engines.training.evaluation_clips import binary_as_object, read_frame, read_ids
 
 LOG = logging.getLogger(__name__)
 
@@ -25,11 +25,17 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 StillKind = Literal["objects", "regions"]
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_LEAST_FRAMES = 3
+_UNREADABLE = (TrainingDataError, UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError)
+"""What a broken picture raises; PIL calls a damaged PNG a syntax error."""
 
 
 @dataclass(frozen=True)
 class Still:
-    """pixels: [3, h, w] uint8 RGB. labels: [h, w] uint8, 0 background. kind: whether labels are objects or regions."""
+    """pixels: [3, h, w] uint8 RGB. labels: [h, w] uint8, 0 background, 255 unknown, which no loss looks at.
+
+    kind: whether labels are objects or regions.
+    """
 
     name: str
     pixels: Tensor
@@ -39,7 +45,7 @@ class Still:
 
 @dataclass(frozen=True)
 class RealClip:
-    """pixels: [T, 3, h, w] uint8 RGB. labels: [T, h, w] uint8, the same ids in all frames."""
+    """pixels: [T, 3, h, w] uint8 RGB. labels: [T, h, w] uint8, the same ids in all frames, 255 as in a Still."""
 
     name: str
     pixels: Tensor
@@ -62,13 +68,15 @@ class TrainingPool:
 def load_pool(folder: Path, *, short_side: int = 270) -> TrainingPool:
     """Read every usable still and clip under `folder`; broken ones are named, logged and counted, not fatal.
 
+    A broken frame is left out of its clip, and the clip only when fewer than three frames are left.
+
     Stills: `images/STEM.*` beside `masks/STEM.png`, anywhere below. Clips: `<clip>/*.jpg` with `<clip>/Annotations`, or
     DAVIS / YouTube-VOS trees. Longer short sides are scaled down to `short_side` pixels, never up. Stems that
     begin with `bsds` hold regions, not objects. Raises TrainingDataError if nothing is left.
     """
     skipped: list[str] = []
     stills = tuple(_usable(_still_files(folder), lambda pair: _read_still(pair[0], pair[1], short_side), skipped))
-    clips = tuple(_usable(_clip_files(folder), lambda pairs: _read_clip(pairs, short_side), skipped))
+    clips = tuple(_usable(_clip_files(folder), lambda pairs: _read_clip(pairs, short_side, skipped), skipped))
     for reason in skipped:
         LOG.warning("training data skipped: %s", reason)
     if not stills and not clips:
@@ -82,7 +90,7 @@ def _usable(items: Iterator[Item], read: Callable[[Item], Result], skipped: list
     for item in items:
         try:
             yield read(item)
-        except (TrainingDataError, UnidentifiedImageError, OSError) as error:
+        except _UNREADABLE as error:
             skipped.append(str(error))
 
 
@@ -117,8 +125,18 @@ def _paired(frames: Path, labels: Path) -> list[tuple[Path, Path]]:
     return [pair for pair in pairs if pair[1].is_file()]
 
 
+def _read(read: Callable[[Path], NDArray[np.uint8]], path: Path) -> NDArray[np.uint8]:
+    """The picture. Raises TrainingDataError with the file's name, which PIL leaves out of most of its errors."""
+    try:
+        return read(path)
+    except TrainingDataError as error:
+        raise TrainingDataError(f"{path.parent.name}/{error}") from error
+    except _UNREADABLE as error:
+        raise TrainingDataError(f"{path}: not readable as a picture ({error})") from error
+
+
 def _read_pair(image: Path, mask: Path, short_side: int) -> tuple[Tensor, Tensor]:
-    pixels, labels = read_frame(image), read_label_map(mask)
+    pixels, labels = _read(read_frame, image), _read(read_ids, mask)
     if pixels.shape[:2] != labels.shape:
         raise TrainingDataError(f"{image}: image is {pixels.shape[:2]} and mask {labels.shape}, height by width")
     scale = short_side / min(labels.shape)
@@ -133,21 +151,24 @@ def _read_still(image: Path, mask: Path, short_side: int) -> Still:
     if not mask.is_file():
         raise TrainingDataError(f"{image}: no mask {mask.name}")
     pixels, labels = _read_pair(image, mask, short_side)
+    labels = torch.from_numpy(binary_as_object(labels.numpy()))
     if not bool(labels.any()):
         raise TrainingDataError(f"{mask}: the mask is empty")
     kind: StillKind = "regions" if image.stem.startswith("bsds") else "objects"
     return Still(image.stem, pixels, labels, kind)
 
 
-def _read_clip(pairs: list[tuple[Path, Path]], short_side: int) -> RealClip:
-    if len(pairs) < 3:
-        where = pairs[0][0].parent if pairs else "a clip"
-        raise TrainingDataError(f"{where}: {len(pairs)} frames with a mask, at least 3 are needed")
-    read = [_read_pair(image, mask, short_side) for image, mask in pairs]
-    name = pairs[0][0].parent.name
+def _read_clip(pairs: list[tuple[Path, Path]], short_side: int, skipped: list[str]) -> RealClip:
+    where = pairs[0][0].parent if pairs else Path("a clip")
+    read = list(_usable(iter(pairs), lambda pair: _read_pair(pair[0], pair[1], short_side), skipped))
+    if len(read) < _LEAST_FRAMES:
+        raise TrainingDataError(f"{where}: {len(read)} usable frames with a mask, at least {_LEAST_FRAMES} are needed")
     if len({pixels.shape for pixels, _ in read}) > 1:
-        raise TrainingDataError(f"{name}: frames differ in size")
-    return RealClip(name, torch.stack([p for p, _ in read]), torch.stack([m for _, m in read]))
+        raise TrainingDataError(f"{where}: frames differ in size")
+    labels = torch.from_numpy(binary_as_object(torch.stack([m for _, m in read]).numpy()))
+    if not bool(labels.any()):
+        raise TrainingDataError(f"{where}: the masks of all frames are empty")
+    return RealClip(where.name, torch.stack([p for p, _ in read]), labels)
 
 
 def fill_holes(pixels: Tensor, hole: Tensor) -> Tensor:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.errors import InvalidInput
+from service.errors import InvalidInput, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from engines.training.recipe import Recipe
+    from engines.training.tensorboard_log import TensorBoardLog
     from engines.training.trainer import StepReport
 
 
@@ -36,6 +37,7 @@ def train_engine(
     weights: Annotated[str | None, typer.Option("--weights", help="Fine-tune these: `starter` or a path.")] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1.")] = "auto",
     seed: Annotated[int, typer.Option("--seed", help="Seed of all that is random.")] = 0,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also log to OUT/tensorboard.")] = False,
 ) -> None:
     """Train an engine; Ctrl-C saves, and --resume goes on to the same weights as an unbroken run."""
     from engines.registry import resolve_device
@@ -44,10 +46,10 @@ def train_engine(
     from engines.training.trainer import RunLimits, train
 
     recipe = _recipe(engine, preset, steps, rate, seed)
-    learner = build_learner(recipe, StartingPoint(resolve_device(device), weights))
     pool = load_pool(data)
     typer.echo(f"{len(pool.stills)} images, {len(pool.clips)} clips, {len(pool.skipped)} skipped; {recipe.steps} steps")
-    with _stop_on_interrupt() as stop, _progress(recipe) as report:
+    learner = build_learner(recipe, StartingPoint(resolve_device(device), weights))
+    with _stop_on_interrupt() as stop, _report(recipe, out / "tensorboard" if tensorboard else None) as report:
         result = train(learner, pool, recipe, out, resume=resume, limits=RunLimits(stop=stop), report=report)
     if result.step < recipe.steps:
         typer.echo(f"stopped after {result.step} steps; go on with --resume")
@@ -83,6 +85,29 @@ def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)
+
+
+@contextmanager
+def _report(recipe: Recipe, tensorboard: Path | None) -> Iterator[Callable[[StepReport], None]]:
+    """A progress bar, and TensorBoard events below a folder if one is given."""
+    with ExitStack() as open_logs:
+        reports = [open_logs.enter_context(_progress(recipe))]
+        if tensorboard is not None:
+            reports.append(open_logs.enter_context(_tensorboard_log(tensorboard)))
+
+        def report(line: StepReport) -> None:
+            for each in reports:
+                each(line)
+
+        yield report
+
+
+def _tensorboard_log(folder: Path) -> TensorBoardLog:
+    try:
+        from engines.training.tensorboard_log import TensorBoardLog
+    except ImportError as error:
+        raise Unavailable("--tensorboard needs TensorBoard: pip install 'maskstream[train]'") from error
+    return TensorBoardLog(folder)
 
 
 @contextmanager

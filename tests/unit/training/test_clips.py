@@ -123,6 +123,24 @@ def test_broken_material_is_named_and_skipped(tmp_path: Path, caplog: pytest.Log
         assert stem in caplog.text
 
 
+def test_a_broken_frame_is_left_out_and_a_broken_clip_is_named(tmp_path: Path) -> None:
+    for name in ("walk", "void", "short"):
+        made_up_data.write_clip(tmp_path / name, 9)
+    (tmp_path / "walk" / "00002.jpg").write_bytes(b"no picture")
+    damaged = tmp_path / "walk" / "Annotations" / "00003.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    for path in (tmp_path / "void" / "Annotations").iterdir():
+        Image.new("L", (128, 96)).save(path)
+    for number in range(4):
+        (tmp_path / "short" / f"{number:05d}.jpg").unlink()
+    pool = load_pool(tmp_path)
+    assert [(clip.name, len(clip.labels)) for clip in pool.clips] == [("walk", 4)]
+    reasons = "\n".join(pool.skipped)
+    assert len(pool.skipped) == 4
+    for reason in ("00002.jpg: not readable", "00003.png: not readable", "void: the masks of all", "short: 2 usable"):
+        assert reason in reasons
+
+
 def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
     made_up_data.write_still(tmp_path, "only", 0)
     Image.new("L", (128, 96)).save(tmp_path / "masks" / "only.png")

@@ -11,7 +11,7 @@ from engines.afb_urr.config import AfbUrrConfig
 from engines.afb_urr.model import AfbUrrNetwork
 from engines.afb_urr.recipes import recipe_for as afb_recipe
 from engines.afb_urr.training import AfbUrrLearner
-from engines.space_time.training import SpaceTimeLearner, loss_schedule
+from engines.space_time.training import PARTS, SpaceTimeLearner, loss_schedule
 from engines.stm.config import StmConfig
 from engines.stm.model import StmNetwork
 from engines.stm.recipes import recipe_for as stm_recipe
@@ -55,8 +55,8 @@ def test_every_parameter_gets_a_gradient(family: str, preset: str) -> None:
     without = [name for name, p in model.net.named_parameters() if p.grad is None or not bool(p.grad.any())]
     assert not without
     assert torch.isfinite(loss)
-    assert set(parts) == {"mask", "matching", "confidence"}
-    assert (parts["matching"] > 0) == (preset == "starter")
+    assert set(parts) == set(PARTS)
+    assert all((parts[name] > 0) == (preset == "starter") for name in ("matching", "transport", "probe"))
     assert (parts["confidence"] > 0) == (family == "afb_urr")
     assert any(model.is_encoder(name) for name, _ in model.net.named_parameters())
 
