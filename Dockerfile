@@ -22,7 +22,7 @@ WORKDIR /app
 FROM base AS api-dependencies
 COPY deploy/requirements.py pyproject.toml ./
 RUN --mount=type=cache,target=/var/cache/pip \
-    python requirements.py > requirements.txt && pip install -r requirements.txt
+    python requirements.py s3 > requirements.txt && pip install -r requirements.txt
 
 FROM api-dependencies AS worker-cuda-dependencies
 RUN --mount=type=cache,target=/var/cache/pip \

@@ -34,6 +34,10 @@ class Settings(BaseSettings):
     redis_prefix: str = Field(default="maskstream:", description="Prefix of every key: one server can be shared")
     data_dir: Path = Field(default=Path("maskstream-data"), description="Videos, masks, snapshots, embedded Redis")
     storage_url: str | None = Field(default=None, description="s3://bucket/prefix instead of the data folder")
+    s3_endpoint: str | None = Field(default=None, description="Address of an S3 server other than AWS")
+    copies_bytes: PositiveInt = Field(
+        default=32 * GIB, description="Disk that a process may use for copies of what an S3 storage holds"
+    )
     host: str = Field(default="127.0.0.1", description="Address to bind; anything but loopback needs a key")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to bind; 0 takes a free one")
 

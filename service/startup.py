@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service.errors import Unavailable
+from service.local_copies import LocalCopies
 from service.mask_stream import MaskStream
 from service.queue import JobQueue
 from service.redis_client import connect, text
 from service.redis_keys import Keys
 from service.sessions import SessionStore
 from service.settings import Settings
-from service.storage import LocalStorage, Storage
+from service.storage import LocalStorage, Storage, StorageUnavailable
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,34 @@ class Services:
 
 
 def open_storage(settings: Settings) -> Storage:
-    """The storage that the settings name. Raises Unavailable for a kind that there is not."""
-    if settings.storage_url is not None:
-        raise Unavailable(f"storage_url={settings.storage_url!r} is not supported; share the data folder between hosts")
-    return LocalStorage(settings.data_dir)
+    """The storage that the settings name. Raises Unavailable when it cannot be used, with the reason and a remedy."""
+    if settings.storage_url is None:
+        return LocalStorage(settings.data_dir)
+    address = urlsplit(settings.storage_url)
+    if address.scheme != "s3" or not address.netloc:
+        raise Unavailable(
+            f"MASKSTREAM_STORAGE_URL={settings.storage_url!r}: give it as s3://bucket or s3://bucket/prefix"
+        )
+    return _open_bucket(settings, address.netloc, address.path.strip("/"))
+
+
+def _open_bucket(settings: Settings, bucket: str, prefix: str) -> Storage:
+    try:
+        from service.s3_storage import S3Storage, open_store
+    except ModuleNotFoundError as error:
+        raise Unavailable("an S3 storage needs obstore: pip install 'maskstream[s3]'") from error
+    copies = LocalCopies(settings.data_dir / "copies", settings.copies_bytes)
+    try:
+        return S3Storage(open_store(bucket, prefix, settings.s3_endpoint), copies)
+    except FileNotFoundError as error:
+        raise Unavailable(
+            f"there is no bucket {bucket!r} at {settings.s3_endpoint or 'AWS'}: make it, or mend MASKSTREAM_STORAGE_URL"
+        ) from error
+    except StorageUnavailable as error:
+        raise Unavailable(
+            f"s3://{bucket} cannot be used: {error}. Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and "
+            "MASKSTREAM_S3_ENDPOINT; the key must be allowed to list, read, write and delete"
+        ) from error
 
 
 def build_services(settings: Settings, storage: Storage) -> Services:
@@ -62,6 +88,6 @@ async def check_storage(services: Services) -> None:
     if theirs != mine:
         raise Unavailable(
             f"this process sees storage {mine}, the others on this Redis use {theirs}. Give all processes the same "
-            f"data folder (MASKSTREAM_DATA_DIR on a shared disk), or, if the old folder is gone for good, delete the "
-            f"Redis key {services.keys.storage_id}"
+            f"data folder (MASKSTREAM_DATA_DIR on a shared disk) or the same MASKSTREAM_STORAGE_URL (S3); or, if the "
+            f"old storage is gone for good, delete the Redis key {services.keys.storage_id}"
         )

@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -25,6 +26,7 @@ INPUT = "input"
 SNAPSHOTS = "snapshots"
 ARCHIVE = "archive"
 EXPORTS = "exports"
+_CHUNK_BYTES = 256 * 1024
 
 
 def snapshot_name(epoch: int, seq: int) -> str:
@@ -39,6 +41,10 @@ def archive_name(epoch: int, first: int, last: int) -> str:
 
 class SessionGone(FileNotFoundError):
     """The session's folder does not exist: deleted, or never made."""
+
+
+class StorageUnavailable(OSError):
+    """The place for files does not answer, or refuses us."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +96,19 @@ class Storage(Protocol):
         """A whole file. Raises FileNotFoundError."""
         ...
 
-    def open(self, session_id: str, name: str) -> BinaryIO:
-        """A file for reading. Raises FileNotFoundError."""
+    def stat(self, session_id: str, name: str) -> StoredFile:
+        """Size and time of one file. Raises FileNotFoundError."""
         ...
 
-    def path(self, session_id: str, name: str) -> Path:
-        """A local path with the file's content, for programs that only read paths. Raises FileNotFoundError."""
+    def chunks(self, session_id: str, name: str, start: int, end: int) -> Iterator[bytes]:
+        """Bytes start..end (exclusive) of a file, piece by piece. Raises FileNotFoundError, ValueError if it shrank."""
+        ...
+
+    def local(self, session_id: str, name: str) -> AbstractContextManager[Path]:
+        """A path on this machine with the file's content, good for as long as the block lasts.
+
+        For programs that only read paths. Fetching may take as long as the file is large. Raises FileNotFoundError.
+        """
         ...
 
     def list(self, session_id: str) -> list[StoredFile]:
@@ -201,16 +214,28 @@ class LocalStorage:
         """Read a whole file."""
         return self._file(session_id, name).read_bytes()
 
-    def open(self, session_id: str, name: str) -> BinaryIO:
-        """Open a file for reading."""
-        return self._file(session_id, name).open("rb")
+    def stat(self, session_id: str, name: str) -> StoredFile:
+        """Size and time of one file."""
+        facts = self._file(session_id, name).stat()
+        return StoredFile(name, facts.st_size, facts.st_mtime)
 
-    def path(self, session_id: str, name: str) -> Path:
+    def chunks(self, session_id: str, name: str, start: int, end: int) -> Iterator[bytes]:
+        """Bytes start..end (exclusive); once begun, they come even when the file is deleted."""
+        with self._file(session_id, name).open("rb") as file:
+            file.seek(start)
+            while start < end:
+                data = file.read(min(_CHUNK_BYTES, end - start))
+                if not data:
+                    raise ValueError(f"{name!r} ends at {start}, before byte {end}")
+                start += len(data)
+                yield data
+
+    def local(self, session_id: str, name: str) -> AbstractContextManager[Path]:
         """The file itself."""
         path = self._file(session_id, name)
         if not path.exists():
             raise FileNotFoundError(f"session {session_id} has no file {name!r}")
-        return path
+        return nullcontext(path)
 
     def list(self, session_id: str) -> list[StoredFile]:
         """All files, unfinished ones included, by name."""
@@ -255,10 +280,17 @@ class LocalStorage:
 
     def _file(self, session_id: str, name: str) -> Path:
         folder = self._folder(session_id)
-        path = folder / name
-        if not name or not path.resolve().is_relative_to(folder) or ".." in Path(name).parts:
+        path = folder / checked_name(name)
+        if not path.resolve().is_relative_to(folder):
             raise ValueError(f"{name!r} is not a name inside a session")
         return path
+
+
+def checked_name(name: str) -> str:
+    """The name itself. Raises ValueError for one that could lead out of a session."""
+    if not name or name.startswith("/") or ".." in Path(name).parts:
+        raise ValueError(f"{name!r} is not a name inside a session")
+    return name
 
 
 def _make_below(folder: Path, below: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,17 @@ async def _new_folder(storage: Storage) -> AsyncIterator[tuple[str, Callable[[],
                 await anyio.to_thread.run_sync(storage.delete, session_id)
 
 
+@asynccontextmanager
+async def _in_threads(manager: AbstractContextManager[Path]) -> AsyncIterator[Path]:
+    """A blocking context manager, entered and left in threads."""
+    value = await anyio.to_thread.run_sync(manager.__enter__)
+    try:
+        yield value
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(manager.__exit__, None, None, None)
+
+
 async def _check_room(services: Services, owner: str) -> None:
     """Refuse before gigabytes are sent; create() checks again when it counts."""
     settings = services.settings
@@ -172,8 +183,8 @@ async def _draft(
     services: Services, session_id: str, owner: str, form: Form, options: Options, intake: Intake
 ) -> tuple[SessionRecord, ReadReferences]:
     """Probe the video, read the references against it, write their files."""
-    path = await anyio.to_thread.run_sync(services.storage.path, session_id, VIDEO_FILE)
-    video = await _probe(services, path, form)
+    async with _in_threads(services.storage.local(session_id, VIDEO_FILE)) as path:
+        video = await _probe(services, path, form)
     _check_range(options, intake, video)
     most = min(services.settings.max_objects, options.engine.max_objects)
     reader = References(intake, (video.height, video.width), max_objects=most)

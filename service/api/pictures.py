@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Annotated
 
 import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Query
 from PIL import Image
-from starlette.responses import FileResponse, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
+from service.api.ranges import Entity, send
 from service.api.services import Services
 from service.api.sessions import OwnerDep, ServicesDep, find, refusals
 from service.errors import DecodeFailed, NotFound, UnreadableVideo
@@ -33,18 +34,26 @@ _KEPT = {**_INERT, "Cache-Control": "private, max-age=3600"}
 
 @router.get(
     "/sessions/{session_id}/video",
-    response_class=FileResponse,
-    responses={**refusals(404, 410), 200: {"description": "The upload", "content": {"video/*": {}}}},
+    response_class=Response,
+    responses={
+        **refusals(404, 410),
+        200: {"description": "The upload", "content": {"video/*": {}}},
+        206: {"description": "The bytes asked for with Range", "content": {"video/*": {}}},
+        416: {"description": "The range begins behind the end"},
+    },
 )
-async def get_video(services: ServicesDep, owner: OwnerDep, session_id: str) -> Response:
+async def get_video(request: Request, services: ServicesDep, owner: OwnerDep, session_id: str) -> Response:
     """The video as it was uploaded; takes range requests."""
     record = await find(services, owner, session_id)
-    path = _video_path(services, record)
-    if not path.is_file():
-        raise NotFound("this session has no video file; its frames are at frames/{frame_index}.jpg")
-    names = record.spec.video.container.split(",")
+    video = record.spec.video
+    try:
+        file = await anyio.to_thread.run_sync(services.storage.stat, record.id, video.name)
+    except FileNotFoundError as error:
+        raise NotFound("this session has no video file; its frames are at frames/{frame_index}.jpg") from error
+    names = video.container.split(",")
     media_type = next((_MEDIA_TYPES[name] for name in names if name in _MEDIA_TYPES), "application/octet-stream")
-    return FileResponse(path, media_type=media_type, headers=_INERT)
+    entity = Entity(record.id, file, f'"{record.id}-{file.size_bytes}"', media_type)  # an upload never changes
+    return send(services.storage, entity, request.headers, _INERT)
 
 
 @router.get(
@@ -78,11 +87,14 @@ async def _picture(services: Services, record: SessionRecord, frame_index: int, 
     frames = record.spec.video.frames
     if frame_index < 0 or (frames is not None and frame_index >= frames):
         raise NotFound(f"the video has no frame {frame_index}; it has {frames} frames")
-    limits, path = DecodeLimits.of(services.settings), _video_path(services, record)
+    limits = DecodeLimits.of(services.settings)
 
     def decode() -> bytes:
         try:
-            with FrameSource(path, limits, start_frame=frame_index, max_side=max_side) as source:
+            with (
+                services.storage.local(record.id, record.spec.video.name) as path,
+                FrameSource(path, limits, start_frame=frame_index, max_side=max_side) as source,
+            ):
                 frame = source.next_frame()
         except DecodeFailed as error:
             raise UnreadableVideo(f"frame {frame_index} cannot be decoded: {error.detail}") from error
@@ -102,15 +114,14 @@ def _jpeg(frame: VideoFrame) -> bytes:
 
 def frames_of(services: Services, record: SessionRecord) -> Callable[[], Iterator[VideoFrame]]:
     """All frames of a session from its first one on, decoded in a child process. Blocks; call it in a thread."""
-    limits, path = DecodeLimits.of(services.settings), _video_path(services, record)
+    limits = DecodeLimits.of(services.settings)
 
     def frames() -> Iterator[VideoFrame]:
-        with FrameSource(path, limits, start_frame=record.spec.start_frame) as source:
+        with (
+            services.storage.local(record.id, record.spec.video.name) as path,
+            FrameSource(path, limits, start_frame=record.spec.start_frame) as source,
+        ):
             while (frame := source.next_frame()) is not None:
                 yield frame
 
     return frames
-
-
-def _video_path(services: Services, record: SessionRecord) -> Path:
-    return services.storage.path(record.id, record.spec.video.name)

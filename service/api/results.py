@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Literal
 
 import anyio.to_thread
@@ -11,6 +11,7 @@ from starlette.responses import Response, StreamingResponse
 
 from service.api.mask_pngs import png_of
 from service.api.pictures import frames_of
+from service.api.ranges import in_thread
 from service.api.services import Services
 from service.api.sessions import OwnerDep, ServicesDep, find, refusals
 from service.archive import read_archive
@@ -115,13 +116,6 @@ def _export(format: ExportFormat, services: Services, record: SessionRecord, mas
     return makers[format](_info(record), masks)
 
 
-async def _in_thread(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """Chunks of a blocking iterator, one thread hop each."""
-    end = object()
-    while (chunk := await anyio.to_thread.run_sync(next, chunks, end)) is not end:
-        yield chunk  # type: ignore[misc]
-
-
 @router.get(
     "/sessions/{session_id}/masks",
     response_class=Response,
@@ -147,7 +141,7 @@ async def get_masks(
     suffix = _SUFFIX[format]
     headers = {"Content-Disposition": f'attachment; filename="{session_id}-{format}.{suffix}"'}
     chunks = _export(format, services, record, reader.masks)
-    return StreamingResponse(_in_thread(chunks), media_type=_MEDIA[suffix], headers=headers)
+    return StreamingResponse(in_thread(chunks), media_type=_MEDIA[suffix], headers=headers)
 
 
 @router.get(

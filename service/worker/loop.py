@@ -53,7 +53,7 @@ class Worker:
         self._device = resolve_device(settings.device)
         self._capacity = capacity_bytes(settings, self._device)
         self._pool = EnginePool(settings, self._device)
-        self._presence = Presence(storage)
+        self._presence = Presence(settings.data_dir)
         self._io = IoThread(settings, storage, self._presence)
         resolver = ReferenceResolver(self._device)
         self._around = Surroundings(storage, DecodeLimits.of(settings), self._archives, resolver)
@@ -214,7 +214,11 @@ class Worker:
         session = RunningSession(claim, record, engine, writer, self._around)
         session.suspect = session.suspect or record.id in self._suspects
         self._suspects.discard(record.id)
-        session.prepare()
+        try:
+            session.prepare()
+        except BaseException:
+            session.close()
+            raise
         queue = self._io.services.queue
         requests = self._io.ask(lambda: queue.requests(claim, record.requests_taken))
         if requests:

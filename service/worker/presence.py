@@ -1,4 +1,4 @@
-"""Whether a worker's process still lives, by a file lock in the shared data folder: the kernel lets go when it dies.
+"""Whether a worker's process still lives, by a file lock in the data folder: the kernel lets go when it dies.
 
 Leases alone would do, but a worker that died while loading an engine holds its lease for minutes. A process that hangs
 keeps its lock, so that only the lease decides about it; nobody's word is taken but the kernel's.
@@ -10,21 +10,17 @@ import fcntl
 import os
 from pathlib import Path
 
-from service.storage import LocalStorage, Storage
-
 
 class Presence:
-    """The locks of all workers that share a local storage; of another storage it knows nothing and says so."""
+    """The locks of all workers that share a data folder; of other workers it knows nothing and says so."""
 
-    def __init__(self, storage: Storage) -> None:
-        self._folder = storage.root / "workers" if isinstance(storage, LocalStorage) else None
+    def __init__(self, data_dir: Path) -> None:
+        self._folder = data_dir / "workers"
         self._held: tuple[int, Path] | None = None
 
     def announce(self, worker_id: str) -> None:
         """Hold this worker's lock until the process ends. Call it before the worker claims anything."""
-        if self._folder is None:
-            return
-        self._folder.mkdir(exist_ok=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / worker_id
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -40,8 +36,6 @@ class Presence:
 
     def is_gone(self, worker_id: str) -> bool:
         """Whether that worker announced itself here and its process has ended since."""
-        if self._folder is None:
-            return False
         try:
             descriptor = os.open(self._folder / worker_id, os.O_RDWR)
         except FileNotFoundError:
@@ -56,5 +50,4 @@ class Presence:
 
     def forget(self, worker_id: str) -> None:
         """Remove a dead worker's file."""
-        if self._folder is not None:
-            (self._folder / worker_id).unlink(missing_ok=True)
+        (self._folder / worker_id).unlink(missing_ok=True)

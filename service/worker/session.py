@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,6 +78,8 @@ class RunningSession:
         self._source: FrameSource | None = None
         self._references: dict[int, ReferenceMap] = {}
         self._earlier: EarlierMasks | None = None
+        self._held = ExitStack()
+        self._video: Path | None = None
 
     @property
     def id(self) -> str:
@@ -194,6 +198,7 @@ class RunningSession:
         if self._source is not None:
             self._source.close()
         self._source = self.track = None
+        self._held.close()
 
     def _resolve_references(self) -> None:
         """Make label maps of texts, boxes, points and exemplars, and find objects where none are named."""
@@ -336,9 +341,10 @@ class RunningSession:
             self._references = load_references(self._around.storage, self.id, self.record.references, size)
 
     def _frames(self, start_frame: int, step: plans.Step) -> FrameSource:
-        path = self._around.storage.path(self.id, self.record.spec.video.name)
+        if self._video is None:
+            self._video = self._held.enter_context(self._around.storage.local(self.id, self.record.spec.video.name))
         max_side = self.record.spec.max_side
-        return FrameSource(path, self._around.limits, start_frame=start_frame, step=step, max_side=max_side)
+        return FrameSource(self._video, self._around.limits, start_frame=start_frame, step=step, max_side=max_side)
 
     def _frame_at(self, frame_index: int) -> VideoFrame:
         """One frame from anywhere in the video. Raises DecodeFailed where there is none."""

@@ -23,7 +23,7 @@ from service.schemas import MaskEvent, Reference, SessionRecord, SessionSpec, Vi
 from service.session_file import write_session_file
 from service.sessions import Limits
 from service.settings import Settings
-from service.startup import Services, build_services
+from service.startup import Services, build_services, open_storage
 from service.storage import INPUT, LocalStorage
 from service.video_file import VideoWriter
 from service.worker.loop import Worker
@@ -53,7 +53,7 @@ def reference_png(object_ids: tuple[int, ...] = (1,)) -> bytes:
 
 def run_worker(settings: Settings, burst: bool) -> None:
     """Body of a worker process."""
-    worker = Worker(settings, LocalStorage(settings.data_dir))
+    worker = Worker(settings, open_storage(settings))
     signal.signal(signal.SIGTERM, lambda number, frame: worker.stop())
     worker.run(burst=burst)
 
@@ -164,7 +164,7 @@ class Scene:
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         await anyio.to_thread.run_sync(process.join)
-        presence = Presence(self.storage)
+        presence = Presence(self.settings.data_dir)
         for worker in await self.services.sessions.workers():
             if presence.is_gone(worker.id):
                 await self.services.queue.expire_lease(worker.id)
@@ -184,7 +184,7 @@ class Scene:
 
 def run_worker_here(settings: Settings) -> None:
     """A worker in this thread, in burst mode."""
-    Worker(settings, LocalStorage(settings.data_dir)).run(burst=True)
+    Worker(settings, open_storage(settings)).run(burst=True)
 
 
 def make_scene(redis_url: str, prefix: str, data_dir: Path) -> Scene:

@@ -51,6 +51,34 @@ def test_the_upload_comes_back_whole_and_in_ranges(api: ApiServer, session: str,
     part = api.http.get(f"{session}/video", headers={"Range": "bytes=100-199"})
     assert part.status_code == 206
     assert part.content == clip[100:200]
+    assert part.headers["content-range"] == f"bytes 100-199/{len(clip)}"
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "span"),
+    [
+        ({"Range": "bytes=-10"}, 206, (-10, None)),
+        ({"Range": "bytes=7-"}, 206, (7, None)),
+        ({"Range": "bytes=7-999999999"}, 206, (7, None)),
+        ({"Range": "bytes=9-3"}, 200, (0, None)),
+        ({"Range": "bytes=0-1,5-6"}, 200, (0, None)),
+        ({"Range": "bytes=0-9", "If-Range": "ETAG"}, 206, (0, 10)),
+        ({"Range": "bytes=0-9", "If-Range": '"another"'}, 200, (0, None)),
+        ({"Range": "bytes=0-9", "If-Range": "Sat, 21 Nov 2026 17:00:00 GMT"}, 200, (0, None)),
+        ({"Range": "bytes=999999999-"}, 416, (0, 0)),
+        ({"Range": "bytes=-0"}, 416, (0, 0)),
+        ({"If-None-Match": "W/ETAG"}, 304, (0, 0)),
+    ],
+)
+def test_ranges_as_the_standard_has_them(
+    api: ApiServer, session: str, clip: bytes, asked: dict[str, str], status: int, span: tuple[int, int | None]
+) -> None:
+    etag = api.http.get(f"{session}/video").headers["etag"]
+    answer = api.http.get(f"{session}/video", headers={k: v.replace("ETAG", etag) for k, v in asked.items()})
+    assert (answer.status_code, answer.content) == (status, clip[span[0] : span[1]])
+    assert answer.headers["etag"] == etag
+    if status == 416:
+        assert answer.headers["content-range"] == f"bytes */{len(clip)}"
 
 
 def test_frames_are_those_of_the_video(api: ApiServer, session: str) -> None:

@@ -15,7 +15,7 @@ from service.worker.presence import Presence
 def test_a_task_that_swallows_its_cancellation_does_not_hold_up_the_end(redis_url: str, tmp_path: Path) -> None:
     settings = Settings(redis_url=redis_url, redis_prefix="test-io:", data_dir=tmp_path)
     storage = LocalStorage(tmp_path)
-    io = IoThread(settings, storage, Presence(storage))
+    io = IoThread(settings, storage, Presence(tmp_path))
     started = threading.Event()
 
     async def stubborn() -> None:

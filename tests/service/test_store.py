@@ -147,7 +147,7 @@ def test_storage_refuses_names_outside(storage: LocalStorage, name: str) -> None
     session_id = redis_keys.new_session_id()
     storage.create(session_id)
     with pytest.raises(ValueError, match="not a name"):
-        storage.path(session_id, name)
+        storage.local(session_id, name)
 
 
 def test_storage_id_is_kept(tmp_path: Path) -> None:
