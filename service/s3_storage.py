@@ -198,6 +198,10 @@ class S3Writer:
         """Append bytes."""
         self._spool.write(data)
 
+    def written(self) -> BinaryIO:
+        """The spooled file."""
+        return self._spool.written()
+
     def commit(self) -> None:
         """Send the file to the store; keep it as a local copy. Raises SessionGone."""
         self._spool.commit()

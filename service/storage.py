@@ -63,6 +63,10 @@ class FileWriter(Protocol):
         """Append bytes. Raises OSError (ENOSPC) when the disk is full."""
         ...
 
+    def written(self) -> BinaryIO:
+        """What was written so far, opened to be read along; it goes on being readable after commit()."""
+        ...
+
     def commit(self) -> None:
         """Make the bytes durable and the name visible."""
         ...
@@ -145,6 +149,14 @@ class LocalWriter:
         if self._file is None:
             raise ValueError(f"{self._target.name} is closed")
         self._file.write(data)
+        self._file.flush()
+
+    def written(self) -> BinaryIO:
+        """The hidden sibling, or the file itself when commit() was quicker."""
+        try:
+            return self._partial.open("rb")
+        except FileNotFoundError:
+            return self._target.open("rb")
 
     def commit(self) -> None:
         """Flush to disk, then rename; also syncs the folder, so that the name survives a power cut."""

@@ -24,6 +24,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from service.api import corrections, health, pictures, reference_maps, results, sessions, stream
+from service.api.export_files import ExportFiles
 from service.api.janitor import Janitor
 from service.api.mask_pngs import MaskPngs
 from service.api.middleware.access import AccessMiddleware
@@ -110,6 +111,7 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
             janitor.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await janitor
+            await services.exports.close()
             await services.prober.close()
             await services.redis.aclose()
 
@@ -133,5 +135,6 @@ async def _connect(settings: Settings) -> Services:
         masks=shared.masks,
         prober=Prober(settings),
         tailer=Tailer(shared.masks, shared.sessions, settings.socket_buffer_bytes),
+        exports=ExportFiles(shared.storage),
         uploads=asyncio.Semaphore(settings.max_concurrent_uploads),
     )

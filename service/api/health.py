@@ -51,7 +51,7 @@ async def readyz(services: ServicesDep) -> JSONResponse:
     except (RedisError, OSError) as error:
         _log.warning("redis does not answer", error=str(error))
         redis = False
-    storage = await _has_room(services)
+    storage = await has_room(services)
     engines = tuple(sorted({name for worker in workers for name in worker.engines}))
     document = Readiness(
         ready=redis and storage and bool(workers), redis=redis, storage=storage, workers=len(workers), engines=engines
@@ -59,7 +59,8 @@ async def readyz(services: ServicesDep) -> JSONResponse:
     return JSONResponse(document.model_dump(mode="json"), 200 if document.ready else 503)
 
 
-async def _has_room(services: Services) -> bool:
+async def has_room(services: Services) -> bool:
+    """Whether the storage answers and may take more."""
     try:
         free = await anyio.to_thread.run_sync(services.storage.free_bytes)
     except OSError as error:

@@ -18,7 +18,7 @@ from service.schemas import SessionRecord
 from service.session_file import read_session_file
 from service.sessions import SessionStore
 from service.settings import Settings
-from service.storage import ARCHIVE, SNAPSHOTS, LocalStorage, Storage, StoredFile
+from service.storage import ARCHIVE, EXPORTS, SNAPSHOTS, LocalStorage, Storage, StoredFile
 
 _UPLOAD_GRACE_S = 60.0
 """An upload's session.json is written moments before Redis is told; only older ones can have been lost."""
@@ -104,13 +104,14 @@ class Janitor:
         return float("inf") if file.session.expires_at is None else file.session.expires_at
 
     async def _remove_unnamed(self, record: SessionRecord, now: float) -> None:
-        """Snapshots and archive files that no commit named, and unfinished writes, once they are old."""
+        """Snapshots and archive files that no commit named, exports and unfinished writes, once they are old."""
         named = {archive.name for archive in await self._store.archives(record.id)}
         if record.snapshot is not None:
             named.add(record.snapshot.name)
         for file in await anyio.to_thread.run_sync(self._storage.list, record.id):
             folder = file.name.split("/")[0]
-            garbage = file.name.endswith(".part") or (folder in (ARCHIVE, SNAPSHOTS) and file.name not in named)
+            unnamed = folder in (ARCHIVE, SNAPSHOTS, EXPORTS) and file.name not in named
+            garbage = unnamed or file.name.endswith(".part")
             if garbage and file.modified_at < now - self._settings.orphan_age_s:
                 await anyio.to_thread.run_sync(self._storage.remove, record.id, file.name)
                 ORPHANS_REMOVED.inc()

@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import anyio.to_thread
 from fastapi import APIRouter, Query
+from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from service.api.export_files import ExportKey, etag_of
+from service.api.health import has_room
 from service.api.mask_pngs import png_of
 from service.api.pictures import frames_of
-from service.api.ranges import in_thread
+from service.api.ranges import Entity, in_thread, send
 from service.api.services import Services
 from service.api.sessions import OwnerDep, ServicesDep, find, refusals
 from service.archive import read_archive
 from service.errors import Conflict, NotFound, Unavailable
-from service.exports import ExportInfo, Masks, binary_png_zip, coco_json, indexed_png_zip, youtube_vis_json
+from service.exports import (
+    ExportInfo,
+    Masks,
+    binary_png_zip,
+    coco_json,
+    cvat_xml,
+    indexed_png_zip,
+    label_studio_json,
+    youtube_vis_json,
+)
 from service.exports.videos import matte_mp4, overlay_mp4
+from service.media.images import ZIP, frame_names
 from service.plan import latest_seqs
 from service.schemas import MaskEvent, SessionRecord, SessionState
 from service.sessions import progress
 
 router = APIRouter(tags=["results"])
-ExportFormat = Literal["png", "png-binary", "rle", "coco", "youtube-vis", "overlay", "matte"]
-_SUFFIX = {
+ExportFormat = Literal["png", "png-binary", "rle", "coco", "youtube-vis", "label-studio", "cvat", "overlay", "matte"]
+_SUFFIX: dict[ExportFormat, str] = {
     "png": "zip",
     "png-binary": "zip",
     "rle": "jsonl",
     "coco": "json",
     "youtube-vis": "json",
+    "label-studio": "json",
+    "cvat": "xml",
     "overlay": "mp4",
     "matte": "mp4",
 }
@@ -37,6 +54,7 @@ _MEDIA = {
     "zip": "application/zip",
     "jsonl": "application/x-ndjson",
     "json": "application/json",
+    "xml": "application/xml",
     "mp4": "video/mp4",
 }
 _USUAL_FPS = 25.0
@@ -99,38 +117,61 @@ def _rle_lines(masks: Masks) -> Iterator[bytes]:
         yield event.model_dump_json().encode() + b"\n"
 
 
-def _export(format: ExportFormat, services: Services, record: SessionRecord, masks: Masks) -> Iterator[bytes]:
-    makers: dict[str, Callable[[ExportInfo, Masks], Iterator[bytes]]] = {
-        "png": indexed_png_zip,
-        "png-binary": binary_png_zip,
-        "coco": coco_json,
-        "youtube-vis": youtube_vis_json,
-    }
-    fps = record.spec.video.fps or _USUAL_FPS
-    if format == "rle":
-        return _rle_lines(masks)
-    if format == "overlay":
-        return overlay_mp4(frames_of(services, record), masks, fps)
-    if format == "matte":
-        return matte_mp4(masks, fps)
-    return makers[format](_info(record), masks)
+@dataclass(frozen=True)
+class _Asked:
+    """An export as one request asks for it. base_url: how the client reaches this server."""
+
+    format: ExportFormat
+    record: SessionRecord
+    masks: Masks
+    base_url: str
+
+    def make(self, services: Services) -> Iterator[bytes]:
+        """The file, piece by piece; to be run in a thread."""
+        record, masks = self.record, self.masks
+        info, fps = _info(services, record), record.spec.video.fps or _USUAL_FPS
+        makers: dict[ExportFormat, Callable[[], Iterator[bytes]]] = {
+            "png": lambda: indexed_png_zip(info, masks),
+            "png-binary": lambda: binary_png_zip(info, masks),
+            "rle": lambda: _rle_lines(masks),
+            "coco": lambda: coco_json(info, masks),
+            "youtube-vis": lambda: youtube_vis_json(info, masks),
+            "label-studio": lambda: label_studio_json(info, masks, self._frame_url, f"maskstream {record.spec.engine}"),
+            "cvat": lambda: cvat_xml(info, masks),
+            "overlay": lambda: overlay_mp4(frames_of(services, record), masks, fps),
+            "matte": lambda: matte_mp4(masks, fps),
+        }
+        yield from makers[self.format]()
+
+    def _frame_url(self, frame_index: int) -> str:
+        return f"{self.base_url.rstrip('/')}/sessions/{self.record.id}/frames/{frame_index}.jpg"
 
 
 @router.get(
     "/sessions/{session_id}/masks",
     response_class=Response,
-    responses={**refusals(404, 409, 410), 200: {"description": "The file", "content": {"*/*": {}}}},
+    responses={
+        **refusals(404, 409, 410),
+        200: {"description": "The file", "content": {"*/*": {}}},
+        206: {"description": "The bytes asked for with Range", "content": {"*/*": {}}},
+        416: {"description": "The range begins behind the end"},
+    },
 )
 async def get_masks(
+    request: Request,
     services: ServicesDep,
     owner: OwnerDep,
     session_id: str,
     format: Annotated[ExportFormat, Query()] = "png",
     partial: Annotated[bool, Query()] = False,
 ) -> Response:
-    """All masks as one file. 409 with the progress while the session is unfinished, unless `partial`."""
+    """All masks as one file. 409 with the progress while the session is unfinished, unless `partial`.
+
+    The file of a completed session is kept for a while: it has an ETag and takes range requests.
+    """
     record = await find(services, owner, session_id)
-    if record.state is not SessionState.COMPLETED and not partial:
+    complete = record.state is SessionState.COMPLETED
+    if not complete and not partial:
         raise Conflict(
             f"the session is {record.state.value}: {record.next_seq} masks so far; partial=true gives those",
             progress=progress(record),
@@ -140,8 +181,25 @@ async def get_masks(
     await reader.load()
     suffix = _SUFFIX[format]
     headers = {"Content-Disposition": f'attachment; filename="{session_id}-{format}.{suffix}"'}
-    chunks = _export(format, services, record, reader.masks)
-    return StreamingResponse(in_thread(chunks), media_type=_MEDIA[suffix], headers=headers)
+    asked = _Asked(format, record, reader.masks, str(request.base_url))
+    if complete and await has_room(services):
+        return await _kept(services, asked, request.headers, headers)
+    return StreamingResponse(in_thread(asked.make(services)), headers=headers, media_type=_MEDIA[suffix])
+
+
+async def _kept(services: Services, asked: _Asked, wanted: Headers, headers: dict[str, str]) -> Response:
+    """A file from storage; while it is being made, all of it as it grows, or the end of the making for a range."""
+    suffix = _SUFFIX[asked.format]
+    key = ExportKey(asked.record.id, asked.format, asked.record.next_seq, suffix)
+    file = await services.exports.find(key)
+    if file is None:
+        build = services.exports.build(key, lambda: asked.make(services))
+        if "range" not in wanted:
+            headers = {**headers, "ETag": etag_of(build.name), "Accept-Ranges": "bytes"}
+            return StreamingResponse(build.follow(), headers=headers, media_type=_MEDIA[suffix])
+        file = await build.finished()
+    entity = Entity(asked.record.id, file, etag_of(file.name), _MEDIA[suffix])
+    return send(services.storage, entity, wanted, headers)
 
 
 @router.get(
@@ -161,7 +219,12 @@ async def get_mask(services: ServicesDep, owner: OwnerDep, session_id: str, fram
     return Response(png, media_type="image/png", headers={"Cache-Control": "private, no-cache", "ETag": f'"{seq}"'})
 
 
-def _info(record: SessionRecord) -> ExportInfo:
+def _info(services: Services, record: SessionRecord) -> ExportInfo:
+    """Facts of the session; reads the names of an image sequence from its zip."""
     video = record.spec.video
     names = {item.object_id: item.name or f"object {item.object_id}" for item in record.objects}
-    return ExportInfo(record.id, record.id, video.height, video.width, names)
+    frames: dict[int, str] = {}
+    if video.container == ZIP:
+        with services.storage.local(record.id, video.name) as path:
+            frames = dict(enumerate(frame_names(path)))
+    return ExportInfo(record.id, record.id, video.height, video.width, names, frames)

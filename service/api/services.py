@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 from starlette.requests import HTTPConnection
 
+from service.api.export_files import ExportFiles
 from service.api.prober import Prober
 from service.api.tailer import Tailer
 from service.keys import AccessKeys
@@ -33,6 +34,7 @@ class Services:
     masks: MaskStream
     prober: Prober
     tailer: Tailer
+    exports: ExportFiles
     uploads: asyncio.Semaphore
 
 

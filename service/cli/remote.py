@@ -61,7 +61,7 @@ def watch(session_id: SessionId, url: Url = DEFAULT_URL, key: Key = None, as_jso
 def download(
     session_id: SessionId,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
-    format: Annotated[str, typer.Option("--format", help="png, rle, coco, youtube-vis, overlay, …")] = "png",
+    format: Annotated[str, typer.Option("--format", help="png, png-binary, rle, coco, youtube-vis, label-studio, cvat, overlay, matte.")] = "png",
     partial: Annotated[bool, typer.Option("--partial", help="Take what is there of an unfinished session.")] = False,
     url: Url = DEFAULT_URL,
     key: Key = None,

@@ -19,6 +19,8 @@ from service.media.reader import MediaLimits, VideoFrame, VideoInfo, check_lengt
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp"))
 FPS = 24.0
 """Images carry no times; this is the rate that their `pts_s` is counted with."""
+ZIP = "zip file"
+"""What describe() calls the container of zipped images."""
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _MAX_IMAGE_BYTES = 64 * 1024**2
 _DAMAGED = (
@@ -80,7 +82,7 @@ class ImageReader:
             with archive.open(name) as file:
                 return file.read(_MAX_IMAGE_BYTES + 1)
 
-        return cls([info.filename for info in infos], read, "zip file", limits)
+        return cls([info.filename for info in infos], read, ZIP, limits)
 
     def describe(self) -> VideoInfo:
         """Counted from the names."""
@@ -117,6 +119,21 @@ class ImageReader:
             reason = f"its content is none of {', '.join(_FORMATS)}, or it is damaged" if unknown else error
             detail = f"frame {index} ({_shown(name)}) is not a readable image: {reason}"
             raise DecodeFailed(detail, frame_index=index) from error
+
+
+def frame_names(path: Path) -> list[str]:
+    """File names of a zip's images in the order of the frames, made harmless; none when two frames would share one.
+
+    path: a zip that was probed before. Raises UnreadableVideo.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = [info.filename for info in archive.infolist() if not info.is_dir() and _is_image(info.filename)]
+    except _DAMAGED as error:
+        raise UnreadableVideo(f"the zip file is damaged ({error})") from error
+    ordered = [PurePosixPath(name).name for name in sorted(inside, key=_natural_order)]
+    names = [re.sub(r"[^\w .()-]", "_", name).lstrip(".") for name in ordered]
+    return names if len({PurePosixPath(name).stem for name in names}) == len(names) else []
 
 
 def _read_bounded(path: Path) -> bytes:
