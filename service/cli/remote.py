@@ -22,6 +22,7 @@ Url = Annotated[str, typer.Option("--url", envvar="MASKSTREAM_URL", help="Addres
 Key = Annotated[str | None, typer.Option("--key", envvar="MASKSTREAM_API_KEY", help="API key, if the server has keys.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 SessionId = Annotated[str, typer.Argument(help="Session id, as submit printed it.")]
+FORMATS = ("png", "png-binary", "rle", "coco", "youtube-vis", "label-studio", "cvat", "overlay", "matte")
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
@@ -61,7 +62,7 @@ def watch(session_id: SessionId, url: Url = DEFAULT_URL, key: Key = None, as_jso
 def download(
     session_id: SessionId,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
-    format: Annotated[str, typer.Option("--format", help="png, png-binary, rle, coco, youtube-vis, label-studio, cvat, overlay, matte.")] = "png",
+    format: Annotated[str, typer.Option("--format", help=f"One of: {', '.join(FORMATS)}.")] = "png",
     partial: Annotated[bool, typer.Option("--partial", help="Take what is there of an unfinished session.")] = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
