@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -61,9 +62,57 @@ def test_every_metric_is_documented() -> None:
             assert f"| `{name}` |" in text, f"docs/operations.md lacks {name}"
 
 
-def test_links_between_pages_lead_somewhere() -> None:
-    import re
+def sources() -> str:
+    """All messages of the code, with string literals that stand one after the other joined."""
+    files = [path for folder in ("service", "engines") for path in (ROOT / folder).rglob("*.py")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    return re.sub(r'"\s*\n\s*f?"', "", text)
 
+
+def codes() -> set[str]:
+    """What can stand in the `type` of an answer or the `code` of a failed session."""
+    import service.api.problems  # noqa: F401 - it has an error class of its own
+    from service.errors import MaskstreamError
+
+    def below(kind: type[MaskstreamError]) -> set[str]:
+        return {kind.slug}.union(*(below(each) for each in kind.__subclasses__()))
+
+    return below(MaskstreamError) | set(re.findall(r'\bcode="([a-z-]+)"', sources()))
+
+
+def test_every_error_code_is_in_the_troubleshooting_with_its_numbers() -> None:
+    from service.errors import MaskstreamError, SessionFailure
+
+    text = page("troubleshooting.md")
+    found = codes()
+    assert len(found) > 20
+    missing = [code for code in sorted(found) if f"| `{code}` |" not in text]
+    assert not missing, f"docs/troubleshooting.md lacks {missing}"
+    pending = list(MaskstreamError.__subclasses__())
+    while pending:
+        kind = pending.pop()
+        pending += kind.__subclasses__()
+        if kind.__module__ == "service.errors" and not issubclass(kind, SessionFailure):
+            assert f"| `{kind.slug}` | {kind.status} |" in text, f"{kind.slug} is a {kind.status}"
+
+
+def test_messages_in_the_troubleshooting_are_those_of_the_code() -> None:
+    code = sources()
+    rows = re.findall(r"^\| `([^`]+)` \| [^|]+ \|$", page("troubleshooting.md"), re.MULTILINE)
+    messages = [row for row in rows if " " in row]
+    assert len(messages) > 15
+    stale = [message for message in messages if message not in code]
+    assert not stale, f"the code says none of {stale}"
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = page("README.md")
+    for path in (ROOT / "docs").rglob("*.md"):
+        name = path.relative_to(ROOT / "docs").as_posix()
+        assert name == "README.md" or f"({name})" in index, f"docs/README.md lacks {name}"
+
+
+def test_links_between_pages_lead_somewhere() -> None:
     for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
             assert (path.parent / target).exists(), f"{path.name} links to {target}, which is not there"
