@@ -5,9 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-__all__ = ["Client", "create", "list_engines"]
+__all__ = ["AsyncClient", "Client", "create", "list_engines"]
 
 _HOME = {
+    "AsyncClient": "service.client:AsyncClient",
     "Client": "service.client:Client",
     "create": "engines.registry:create",
     "list_engines": "engines.catalog:engine_names",

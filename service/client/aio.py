@@ -14,10 +14,11 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from service.client import wire
+from service.client.download import PartialFile
 from service.client.errors import ApiError, ConnectionLost
 from service.client.retry import Patience
 from service.client.sync import DEFAULT_URL
-from service.client.wire import MaskFrame, MaskInput, Progress, SessionInfo, VideoInput
+from service.client.wire import Direction, MaskFrame, MaskInput, Progress, SessionInfo, VideoInput
 
 
 class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
@@ -93,16 +94,39 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
     async def download(
         self, session_id: str, target: str | Path, *, format: str = "png", partial: bool = False
     ) -> Path:
-        """Save the result as a file (`png` makes a zip of indexed PNGs)."""
+        """Save the result as a file (`png` makes a zip of indexed PNGs); goes on after a lost connection."""
         query = {"format": format, "partial": "true" if partial else "false"}
-        path = Path(target)
-        async with self._http.stream("GET", f"/sessions/{session_id}/masks", params=query) as answer:
-            if answer.is_error:
-                raise wire.problem_of(answer.status_code, await answer.aread())
-            with path.open("wb") as out:
-                async for chunk in answer.aiter_bytes():
-                    out.write(chunk)
-        return path
+        url, patience = f"/sessions/{session_id}/masks", Patience(self._url, self._patience_s)
+        with PartialFile(target, patience) as file:
+            while True:
+                try:
+                    async with self._http.stream("GET", url, params=query, headers=file.headers()) as answer:
+                        if answer.is_error:
+                            raise wire.problem_of(answer.status_code, await answer.aread())
+                        file.begin(answer.status_code, answer.headers)
+                        async for chunk in answer.aiter_bytes():
+                            file.write(chunk)
+                    return file.finish()
+                except httpx2.TransportError as error:
+                    await asyncio.sleep(patience.pause_after(error))
+
+    async def correct(
+        self,
+        session_id: str,
+        frame_index: int,
+        masks: MaskInput | Sequence[MaskInput] | None = None,
+        *,
+        direction: Direction = "both",
+        **options: Any,
+    ) -> SessionInfo:
+        """Correct objects, or add new ones, at a frame. See Client.correct()."""
+        parts = wire.mask_files(masks)
+        fields = wire.field_parts({"frame_index": frame_index, "direction": direction, **options})
+        try:
+            answer = await self._request("POST", f"/sessions/{session_id}/references", files=[*parts, *fields])
+        finally:
+            wire.close_parts(parts)
+        return wire.session_info(answer.json())
 
     async def engines(self) -> list[dict[str, Any]]:
         """What the server can run."""

@@ -14,9 +14,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from websockets.sync.client import connect
 
 from service.client import wire
+from service.client.download import PartialFile
 from service.client.errors import ApiError, ConnectionLost
 from service.client.retry import Patience
-from service.client.wire import MaskFrame, MaskInput, Progress, SessionInfo, VideoInput
+from service.client.wire import Direction, MaskFrame, MaskInput, Progress, SessionInfo, VideoInput
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -103,16 +104,43 @@ class Client(AbstractContextManager["Client"]):
         self._request("DELETE", f"/sessions/{session_id}")
 
     def download(self, session_id: str, target: str | Path, *, format: str = "png", partial: bool = False) -> Path:
-        """Save the result as a file (`png` makes a zip of indexed PNGs)."""
+        """Save the result as a file (`png` makes a zip of indexed PNGs); goes on after a lost connection."""
         query = {"format": format, "partial": "true" if partial else "false"}
-        path = Path(target)
-        with self._http.stream("GET", f"/sessions/{session_id}/masks", params=query) as answer:
-            if answer.is_error:
-                raise wire.problem_of(answer.status_code, answer.read())
-            with path.open("wb") as out:
-                for chunk in answer.iter_bytes():
-                    out.write(chunk)
-        return path
+        url, patience = f"/sessions/{session_id}/masks", Patience(self._url, self._patience_s)
+        with PartialFile(target, patience) as file:
+            while True:
+                try:
+                    with self._http.stream("GET", url, params=query, headers=file.headers()) as answer:
+                        if answer.is_error:
+                            raise wire.problem_of(answer.status_code, answer.read())
+                        file.begin(answer.status_code, answer.headers)
+                        for chunk in answer.iter_bytes():
+                            file.write(chunk)
+                    return file.finish()
+                except httpx2.TransportError as error:
+                    time.sleep(patience.pause_after(error))
+
+    def correct(
+        self,
+        session_id: str,
+        frame_index: int,
+        masks: MaskInput | Sequence[MaskInput] | None = None,
+        *,
+        direction: Direction = "both",
+        **options: Any,
+    ) -> SessionInfo:
+        """Correct objects, or add new ones, at a frame; the frames around it are made again and come over stream().
+
+        masks: as for segment(). direction: forward, backward or both, up to the neighbouring reference. options: text,
+        box, point, references. Raises ApiError.
+        """
+        parts = wire.mask_files(masks)
+        fields = wire.field_parts({"frame_index": frame_index, "direction": direction, **options})
+        try:
+            answer = self._request("POST", f"/sessions/{session_id}/references", files=[*parts, *fields])
+        finally:
+            wire.close_parts(parts)
+        return wire.session_info(answer.json())
 
     def engines(self) -> list[dict[str, Any]]:
         """What the server can run."""

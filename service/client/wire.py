@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import numpy as np
@@ -21,6 +21,7 @@ LabelMap = NDArray[np.uint8]
 VideoInput = str | Path | bytes | Iterable[NDArray[np.uint8]]
 MaskInput = str | Path | bytes | NDArray[np.uint8]
 FormPart = tuple[str, tuple[str, IO[bytes] | bytes, str]]
+Direction = Literal["forward", "backward", "both"]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 FINAL_STATES = frozenset({"completed", "failed", "cancelled"})
@@ -150,6 +151,12 @@ def form_fields(options: Mapping[str, object]) -> dict[str, str | list[str]]:
     return {name: _field(value) for name, value in options.items() if value is not None}
 
 
+def field_parts(options: Mapping[str, object]) -> list[tuple[str, tuple[None, str]]]:
+    """The same fields as parts of a multipart form, for one that has no file."""
+    found = form_fields(options).items()
+    return [(name, (None, text)) for name, value in found for text in ([value] if isinstance(value, str) else value)]
+
+
 def _field(value: object) -> str | list[str]:
     if isinstance(value, str):
         return value
@@ -160,11 +167,15 @@ def _field(value: object) -> str | list[str]:
 
 def form_files(video: VideoInput, masks: MaskInput | Sequence[MaskInput] | None) -> list[FormPart]:
     """The file parts of a new session. The caller closes what is open (see close_parts)."""
-    parts: list[FormPart] = [("video", _video_part(video))]
-    if masks is not None:
-        each = masks if isinstance(masks, list | tuple) else [masks]
-        parts += [("mask", _mask_part(mask, index)) for index, mask in enumerate(each)]
-    return parts
+    return [("video", _video_part(video)), *mask_files(masks)]
+
+
+def mask_files(masks: MaskInput | Sequence[MaskInput] | None) -> list[FormPart]:
+    """The file parts of masks alone; the caller closes them."""
+    if masks is None:
+        return []
+    each = masks if isinstance(masks, list | tuple) else [masks]
+    return [("mask", _mask_part(mask, index)) for index, mask in enumerate(each)]
 
 
 def close_parts(parts: Iterable[FormPart]) -> None:
