@@ -51,8 +51,9 @@ def reference_png(object_ids: tuple[int, ...] = (1,)) -> bytes:
     return out.getvalue()
 
 
-def run_worker(settings: Settings, burst: bool) -> None:
+def run_worker(settings: Settings, burst: bool, environment: dict[str, str]) -> None:
     """Body of a worker process."""
+    os.environ.update(environment)
     worker = Worker(settings, open_storage(settings))
     signal.signal(signal.SIGTERM, lambda number, frame: worker.stop())
     worker.run(burst=burst)
@@ -66,6 +67,8 @@ class Scene:
     storage: LocalStorage
     services: Services
     workers: list[BaseProcess] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+    """What worker processes see beside the variables of the process that they are forked from."""
 
     async def submit(
         self,
@@ -117,7 +120,7 @@ class Scene:
     def start_worker(self, *, burst: bool = False, **changes: object) -> BaseProcess:
         """A worker process, forked from one that has imported everything."""
         settings = self.settings.model_copy(update=changes)
-        process = _CONTEXT.Process(target=run_worker, args=(settings, burst))
+        process = _CONTEXT.Process(target=run_worker, args=(settings, burst, self.environment))
         process.start()
         self.workers.append(process)
         return process

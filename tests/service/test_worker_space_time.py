@@ -32,17 +32,24 @@ def write_weights(name: str, folder: Path) -> None:
     save_file(fill(drawn, gains) | constants, folder / f"{name}.safetensors")
 
 
-@pytest.mark.parametrize("name", ["stm-t", "afb-urr-t"])
-async def test_sessions_side_by_side_get_the_masks_of_each_alone(
-    scene: Scene, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_weights(name, tmp_path / "weights")
+@pytest.fixture(params=["stm-t", "afb-urr-t"])
+def name(request: pytest.FixtureRequest, scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An engine whose weights every worker of the scene finds."""
+    engine = str(request.param)
+    write_weights(engine, tmp_path / "weights")
+    scene.environment["MASKSTREAM_WEIGHTS_DIR"] = str(tmp_path / "weights")
     monkeypatch.setenv("MASKSTREAM_WEIGHTS_DIR", str(tmp_path / "weights"))
-    memory = MemoryOptions(budget_tokens=12 * 12, memorize_every=1)  # 12 frames of 3 x 4 cells
-    alone = await scene.submit(FRAMES, object_ids=(3, 7), engine=name, memory=memory)
+    return engine
+
+
+MEMORY = MemoryOptions(budget_tokens=12 * 12, memorize_every=1)  # 12 frames of 3 x 4 cells
+
+
+async def test_sessions_side_by_side_get_the_masks_of_each_alone(scene: Scene, name: str) -> None:
+    alone = await scene.submit(FRAMES, object_ids=(3, 7), engine=name, memory=MEMORY)
     await anyio.to_thread.run_sync(lambda: scene.run_here(engines=(name,)))
-    beside = await scene.submit(FRAMES, object_ids=(3, 7), engine=name, memory=memory)
-    other = await scene.submit(FRAMES, object_ids=(5,), seed=1, engine=name, memory=memory)
+    beside = await scene.submit(FRAMES, object_ids=(3, 7), engine=name, memory=MEMORY)
+    other = await scene.submit(FRAMES, object_ids=(5,), seed=1, engine=name, memory=MEMORY)
     await anyio.to_thread.run_sync(lambda: scene.run_here(engines=(name,)))
     for session_id in (alone, beside, other):
         record = await scene.record(session_id)
@@ -52,3 +59,29 @@ async def test_sessions_side_by_side_get_the_masks_of_each_alone(
     assert [e.objects for e in got] == [e.objects for e in want]
     assert len({e.objects for e in got}) > FRAMES // 2, "the masks move"
     assert {o.object_id for e in await scene.masks(other) for o in e.objects} == {5}
+
+
+async def test_a_killed_workers_sessions_end_as_if_undisturbed(scene: Scene, name: str) -> None:
+    frames = 24
+
+    async def submit_both() -> list[str]:
+        two = await scene.submit(frames, object_ids=(3, 7), engine=name, memory=MEMORY)
+        return [two, await scene.submit(frames, object_ids=(5,), seed=1, engine=name, memory=MEMORY)]
+
+    undisturbed = await submit_both()
+    await anyio.to_thread.run_sync(lambda: scene.run_here(engines=(name,)))
+    killed = await submit_both()
+    worker = scene.start_worker(engines=(name,))
+    for session_id in killed:
+        await scene.until(session_id, lambda r: r.next_seq > 3 and r.snapshot is not None)
+    await scene.kill(worker)
+    at = [(await scene.record(session_id)).next_seq for session_id in killed]
+    assert all(3 < seq < frames for seq in at), f"both were under way, at {at}"
+    scene.start_worker(engines=(name,))
+    for before, after in zip(undisturbed, killed, strict=True):
+        record = await scene.finished(after)
+        assert record.state is SessionState.COMPLETED and record.error is None
+        assert record.epoch == 3, "a claim, a sweep, another claim"
+        want, got = await scene.masks(before), await scene.masks(after)
+        assert [(e.seq, e.frame_index) for e in got] == [(seq, seq) for seq in range(frames)]
+        assert [e.objects for e in got] == [e.objects for e in want]
