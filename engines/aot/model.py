@@ -31,6 +31,7 @@ from engines.aot.propagation import Grid, LayerInput, LayerMemory, PropagationLa
 from engines.layers.attention import attend
 from engines.layers.mobilenetv2 import MobileNetV2
 from engines.layers.norm import fold_norms
+from engines.layers.products import recast_linear
 from engines.layers.resnet import RESNET50_BLOCKS, ResNet
 from engines.layers.serving_conv import PointwiseConv2d, recast_pointwise
 from engines.layers.swin import SwinTransformer
@@ -158,10 +159,14 @@ class AotNet(nn.Module):
         self.identity_dropout = nn.Dropout(config.identity_dropout)
 
     def optimise_for_serving(self) -> None:
-        """Fold the norms and recast 1x1 convolutions, in place; the state dict is not the published one afterwards."""
+        """Fold the norms, recast linear layers and 1x1 convolutions, in place.
+
+        The state dict is not the published one afterwards.
+        """
         fold_norms(self.encoder)
         recast_pointwise(self.encoder)
         recast_pointwise(self.decoder)
+        recast_linear(self)
         if isinstance(self.encoder_projector, nn.Conv2d):
             self.encoder_projector = PointwiseConv2d(self.encoder_projector)
 

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor, nn
 
 from engines.layers.local_attention import WindowBias, local_attend
+from engines.layers.products import product
 
 Grid = tuple[int, int]
 """Rows and columns of tokens."""
@@ -83,7 +84,9 @@ def read_window(
     """
     heads = relative_key.groups
     weight = relative_key.weight.flatten(1).unflatten(0, (heads, -1))  # [heads, offsets, d]
-    logits = query.unflatten(-1, (heads, -1)).transpose(1, 2) @ weight.transpose(1, 2)
+    logits = product(
+        query.unflatten(-1, (heads, -1)).transpose(1, 2), weight.transpose(1, 2).expand(len(query), -1, -1, -1)
+    )
     if relative_key.bias is not None:
         logits = logits + relative_key.bias.view(heads, 1, -1)
     keys, values = [m.key for m in memory], [m.value for m in memory]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engines.layers.products import product
+
 _CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
 _HIT_WEIGHT = 1e-3
 """A query uses a token when its weight exceeds this (released AFB-URR)."""
@@ -48,7 +50,7 @@ def read_bank(query: Tensor, *parts: Memory) -> Readout:
     hits = torch.zeros_like(mass)
     out = []
     for chunk in query.split(rows):
-        affinity = torch.cat([chunk @ part.keys.T for part in parts], dim=1)
+        affinity = torch.cat([product(chunk, part.keys.T) for part in parts], dim=1)
         weight = torch.softmax(affinity.float(), dim=1)
         mass += weight[:, :bank].sum(0)
         hits += (weight[:, :bank] > _HIT_WEIGHT).sum(0)
@@ -60,7 +62,7 @@ def _weighted_sum(weight: Tensor, parts: tuple[Memory, ...]) -> Tensor:
     total, start = torch.zeros(()), 0
     for index, part in enumerate(parts):
         stop = start + part.keys.shape[0]
-        share = weight[:, start:stop] @ part.values
+        share = product(weight[:, start:stop], part.values)
         total, start = share if index == 0 else total + share, stop
     return total
 

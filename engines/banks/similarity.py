@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engines.banks.config import Metric
+from engines.layers.products import product
 
 _BLOCK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
 _EPSILON = 1e-12
@@ -99,9 +100,9 @@ class _Search:
 
     def _scores(self, new: Tensor, keys: Tensor) -> Tensor:
         if self._metric == "cosine":
-            return new @ keys.T
+            return product(new, keys.T)
         squares = new.square().sum(1, keepdim=True) + keys.square().sum(1)
-        return torch.addmm(squares, new, keys.T, beta=-1.0, alpha=2.0).clamp_(max=0.0)
+        return product(2.0 * new, keys.T).sub_(squares).clamp_(max=0.0)
 
 
 def _unit(rows: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engines.layers.products import product
+
 ABSENT = 1e20
 """Squared distance to an object of which nothing is remembered; its distance is exactly 1."""
 
@@ -105,7 +107,7 @@ def _least_of_row(rows: Tensor, columns: Tensor, side: int, neighbors: int) -> T
     """[n] mean of the `neighbors` least entries of rows @ columns.T, with a running minimum over tiles of columns."""
     best = rows.new_zeros(rows.shape[0], 0)
     for chunk in _tiles(columns.shape[0], side):
-        best = _least(torch.cat([best, _least(rows @ columns[chunk].T, neighbors)], dim=1), neighbors)
+        best = _least(torch.cat([best, _least(product(rows, columns[chunk].T), neighbors)], dim=1), neighbors)
     return best.mean(1)
 
 
@@ -125,7 +127,7 @@ def _nearest_indexed(query: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         value = rows.new_full((part.stop - part.start,), torch.inf)
         index = torch.zeros_like(value, dtype=torch.int64)
         for chunk in _tiles(columns.shape[0], side):
-            least = (rows[part] @ columns[chunk].T).min(1)
+            least = product(rows[part], columns[chunk].T).min(1)
             index = torch.where(least.values < value, least.indices + chunk.start, index)
             value = torch.minimum(value, least.values)
         values.append(value)
@@ -206,7 +208,7 @@ class _Box:
         near = previous[self.near_rows, self.near_columns].flatten(0, 1)
         vertical = _beyond(self.rows, self.near_rows, window, query)[:, None, :, None]
         horizontal = _beyond(self.columns, self.near_columns, window, query)[None, :, None, :]
-        return inside @ near.T + (vertical + horizontal).flatten(2).flatten(0, 1)
+        return product(inside, near.T) + (vertical + horizontal).flatten(2).flatten(0, 1)
 
 
 def _beyond(part: slice, near: slice, window: int, like: Tensor) -> Tensor:

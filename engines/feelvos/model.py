@@ -17,6 +17,7 @@ from engines.feelvos.config import FeelvosConfig
 from engines.layers.mobilenetv2 import CHANNELS as MOBILE_CHANNELS
 from engines.layers.mobilenetv2 import MobileNetV2
 from engines.layers.norm import fold_norms
+from engines.layers.products import linear
 from engines.layers.serving_conv import recast_pointwise
 from engines.layers.xception import ConvNorm, NormConfig, SeparableConv, TrunkFeatures, Xception65, plain_conv
 
@@ -107,8 +108,8 @@ class BiasedSeparableConv(nn.Module):
         common = F.conv2d(shared, kernel[:split], bias[:split], padding=padding, groups=split)
         single = F.conv2d(own, kernel[split:], bias[split:], padding=padding, groups=own.shape[1])
         mixing = self.pointwise.weight.flatten(1)
-        common = F.linear(F.relu(common).permute(0, 2, 3, 1), mixing[:, :split], self.pointwise.bias)
-        single = F.linear(F.relu(single).permute(0, 2, 3, 1), mixing[:, split:])
+        common = linear(F.relu(common).permute(0, 2, 3, 1), mixing[:, :split], self.pointwise.bias)
+        single = linear(F.relu(single).permute(0, 2, 3, 1), mixing[:, split:])
         return F.relu(single + common[owner]).permute(0, 3, 1, 2)
 
 

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engines.layers.products import product
+
 SCORES_PER_BLOCK = 1 << 21
 """Attention scores held at once (8 MiB in float32), whatever the length of the memory."""
 
@@ -30,10 +32,26 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, heads: int = 1, count_m
     averaged over heads, so that it adds up to N.
     """
     q, k, v = (_split_heads(x, heads) for x in (query, key, value))
-    if not count_mass and (q.is_cuda or q.shape[-1] == v.shape[-1]):
+    if not count_mass and (q.is_cuda or (q.shape[-1] == v.shape[-1] and torch.is_grad_enabled())):
         merged = F.scaled_dot_product_attention(q, k, v)
         return Readout(merged.transpose(1, 2).flatten(2), None)
-    return _attend_in_blocks(q, k, v, count_mass=count_mass)
+    if torch.is_grad_enabled() or not q.is_cpu:
+        return _attend_in_blocks(q, k, v, count_mass=count_mass)
+    return _attend_one_by_one(q, k, v, count_mass=count_mass)
+
+
+def _attend_one_by_one(q: Tensor, k: Tensor, v: Tensor, *, count_mass: bool) -> Readout:
+    """Head by head, which spares a CPU the copies of a batched product."""
+    values, masses = [], []
+    for row in range(q.shape[0]):
+        at = slice(row, row + 1)
+        heads = [
+            _attend_in_blocks(q[at, head], k[at, head], v[at, head], count_mass=count_mass)
+            for head in (slice(index, index + 1) for index in range(q.shape[1]))
+        ]
+        values.append(torch.cat([head.value for head in heads], dim=2))
+        masses += [torch.stack([head.mass for head in heads if head.mass is not None]).mean(0)] if count_mass else []
+    return Readout(torch.cat(values), torch.cat(masses) if count_mass else None)
 
 
 def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, *, count_mass: bool) -> Readout:
@@ -44,8 +62,8 @@ def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, *, count_mass: bool) -> R
     parts: list[Tensor] = []
     mass = q.new_zeros(batch, k.shape[-1], dtype=torch.float32) if count_mass else None
     for start in range(0, n, rows):
-        weights = torch.softmax(q[:, :, start : start + rows] @ k, dim=-1)  # [B, heads, rows, M]
-        parts.append(weights @ v)
+        weights = torch.softmax(product(q[:, :, start : start + rows], k), dim=-1)  # [B, heads, rows, M]
+        parts.append(product(weights, v))
         if mass is not None:
             mass += weights.detach().float().sum(dim=2).mean(dim=1)
     merged = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engines.layers.products import product
+
 BAND_ROWS = 4
 """Rows of queries in a band: fewer waste fewer multiplications, more need fewer steps."""
 
@@ -133,9 +135,9 @@ def local_attend(
     parts = []
     for part in _bands(grid, radius, query.device):
         allowed = part.spread(logits[:, part.queries])
-        scores = [torch.baddbmm(allowed, q[:, part.queries], x[:, part.keys].transpose(1, 2)) for x in k]
+        scores = [product(q[:, part.queries], x[:, part.keys].transpose(1, 2)).add_(allowed) for x in k]
         weights = torch.softmax(_one(scores, dim=-1), dim=-1)
-        read = torch.bmm(weights, _one([x[:, part.keys] for x in v], dim=1))
+        read = product(weights, _one([x[:, part.keys] for x in v], dim=1))
         parts.append(read if bias.value is None else read + _relative_values(weights, part, bias.value, len(v)))
     return _one(parts, dim=1).unflatten(0, (-1, heads)).transpose(1, 2).flatten(2)
 

@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engines.layers.attention import attend
+from engines.layers.products import linear
+
 
 @dataclass(frozen=True)
 class ReferenceTokens:
@@ -102,18 +105,20 @@ class CrossAttention(nn.Module):
     def forward(self, tokens: Tensor, keys: Tensor, reference: ReferenceTokens, folded: _Folded) -> Tensor:
         """[B or 1, N, C] queries and [B, M, C] keys to [B, N, C]."""
         batch, (count, dim) = keys.shape[0], tokens.shape[1:]
-        query = F.linear(tokens, folded.query, folded.query_bias)
+        query = linear(tokens, folded.query, folded.query_bias)
         # Heads stand beside each other as further queries of one shared set of keys.
-        query = query.view(-1, 1, count * self.heads, dim).expand(batch, -1, -1, -1)
-        mask = None if reference.padding is None else ~reference.padding[:, None, None, :]
-        read = F.scaled_dot_product_attention(
-            query,
-            keys.unsqueeze(1),
-            reference.values.unsqueeze(1),
-            attn_mask=mask,
-            scale=self.head_dim**-0.5,
-        )
-        return F.linear(read.reshape(batch, count, self.heads * dim), folded.output, folded.output_bias)
+        query = query.view(-1, count * self.heads, dim).expand(batch, -1, -1)
+        if reference.padding is None:
+            read = attend(query * (dim / self.head_dim) ** 0.5, keys, reference.values).value
+        else:
+            read = F.scaled_dot_product_attention(
+                query.unsqueeze(1),
+                keys.unsqueeze(1),
+                reference.values.unsqueeze(1),
+                attn_mask=~reference.padding[:, None, None, :],
+                scale=self.head_dim**-0.5,
+            )
+        return linear(read.reshape(batch, count, self.heads * dim), folded.output, folded.output_bias)
 
 
 class UniFusion(nn.Module):

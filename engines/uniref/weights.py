@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from engines.errors import WeightsError
+from engines.layers.products import recast_linear
 from engines.uniref.config import UniRefConfig
 from engines.uniref.model import UniRef
 
@@ -88,7 +89,7 @@ def build(config: UniRefConfig, checkpoint: Mapping[str, Tensor]) -> UniRef:
     Without any tensors it stays untrained, for timings.
     """
     if not checkpoint:
-        return UniRef(config).eval()
+        return _for_serving(UniRef(config))
     with torch.device("meta"):
         model = UniRef(config)
     state = convert(checkpoint)
@@ -102,6 +103,11 @@ def build(config: UniRefConfig, checkpoint: Mapping[str, Tensor]) -> UniRef:
             raise WeightsError(f"the checkpoint {what} {len(names)} tensors ({some}, …): is it of another variant?")
     model.load_state_dict(state, assign=True)
     _drop_unsaved_buffers(model)
+    return _for_serving(model)
+
+
+def _for_serving(model: UniRef) -> UniRef:
+    recast_linear(model)
     return model.eval()
 
 
