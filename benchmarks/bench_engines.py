@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.baseline.plain_aot import build_plain, plain_attention
+from engines.aot.build import build
 from engines.aot.config import VARIANTS
-from engines.aot.engine import AotEngine, build
+from engines.aot.engine import AotEngine
 from engines.aot.model import AotNet
 from engines.aot.track import AotTrack
 from engines.types import Frame, MemoryPolicy, Size

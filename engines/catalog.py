@@ -19,6 +19,11 @@ DEFAULT_BUDGET_FRAMES = 16
 
 ReferenceKind = Literal["mask", "text", "exemplar", "none"]
 
+TokenGrid = Literal["covering", "aligned", "nearest"]
+"""How a side of s pixels is cut into tokens of one stride: as many as cover it; s moved to the nearest whole number of
+strides plus one pixel, as networks with aligned corners need (AOT); or to the nearest whole number of strides (Swin).
+"""
+
 
 @dataclass(frozen=True)
 class EngineInfo:
@@ -26,7 +31,8 @@ class EngineInfo:
 
     stride: pixels per memory token along one side. min_budget_frames: smallest memory budget, in frames of tokens, for
     one object; with tokens_per_object each further one takes two more. net_short_side: short side of the largest frame
-    that the network sees, None where its weights decide. frame_bytes_per_px, object_bytes_per_px: peak of the
+    that the network sees, None where its weights decide (where several are known, the least). max_long_side: of that frame,
+    None without bound. token_grid: see TokenGrid. frame_bytes_per_px, object_bytes_per_px: peak of the
     activations in float32 per pixel of the network's frame, for the frame and for each object (or pass) of a chunk.
     token_bytes: bytes of one long-term token in float32, all layers. starter: the name of the starter weights that are
     shipped for it, or None. follows: whether it propagates masks; the others only find objects in one frame.
@@ -46,6 +52,8 @@ class EngineInfo:
     vocabulary: tuple[str, ...] = field(default=())
     follows: bool = True
     net_short_side: int | None = None
+    max_long_side: int | None = None
+    token_grid: TokenGrid = "covering"
     frame_bytes_per_px: int = 420
     object_bytes_per_px: int = 260
 
@@ -57,9 +65,17 @@ class EngineInfo:
         if self.net_short_side is None:
             return None
         scale = min(1.0, self.net_short_side / min(height, width))
-        rows, columns = (-(-max(1, round(side * scale)) // self.stride) for side in (height, width))
+        if self.max_long_side is not None:
+            scale = min(scale, self.max_long_side / max(height, width))
+        rows, columns = (self._tokens_along(side * scale) for side in (height, width))
         more = 2 * (objects - 1) if self.tokens_per_object else 0
         return rows * columns * (self.min_budget_frames + more)
+
+    def _tokens_along(self, side: float) -> int:
+        if self.token_grid == "covering":
+            return -(-max(1, round(side)) // self.stride)
+        extra = int(self.token_grid == "aligned")
+        return max(1, round((int(side) - extra) / self.stride)) + extra
 
     def budget_tokens(self, mib: float) -> int:
         """Memory tokens that fit `mib`, as float32 and with the bank's own bytes."""
@@ -75,6 +91,9 @@ def _aot(name: str, trunk: str, layers: int, *, starter: str | None = None) -> E
         token_bytes=layers * (128 + 1024 if gated else 256 + 256) * 4,
         starter=starter,
         weights_licence="BSD-3-Clause",
+        net_short_side=480 if starter is None else _STARTER_SHORT_SIDE,
+        max_long_side=1040,
+        token_grid="nearest" if name.startswith("swinb") else "aligned",
     )
 
 
@@ -87,6 +106,7 @@ _AOT_TRUNKS = (
     ("swinb-", "-l", "Swin-B, long-term memory every 5 frames", 3),
 )
 
+_STARTER_SHORT_SIDE = 320
 _STARTERS = {"deaot-t": "deaot-t"}
 
 _ENGINES: tuple[EngineInfo, ...] = (

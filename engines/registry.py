@@ -18,7 +18,7 @@ Weights = str | Path | Mapping[str, Tensor]
 
 
 class Builder(Protocol):
-    """Builds one engine of a family; `engines.<family>.engine.build`."""
+    """Builds one engine of a family; the `build` of its package."""
 
     def __call__(
         self,
@@ -36,7 +36,7 @@ class Builder(Protocol):
 
 _BUILDERS: dict[str, str] = {
     "fake": "engines.fake:build",
-    "aot": "engines.aot.engine:build",
+    "aot": "engines.aot.build:build",
     "stm": "engines.stm.engine:build",
     "afb_urr": "engines.afb_urr.engine:build",
     "feelvos": "engines.feelvos.engine:build",

@@ -73,6 +73,10 @@ class MemoryOptions(Record):
     budget_mib: float | None = Field(default=None, gt=0)
     memorize_every: int | None = Field(default=None, gt=0)
     merge_threshold: float | None = None
+    exact: bool = False
+    """The released arithmetic of the adaptive bank, for comparison: it protects no reference, and it may fail."""
+    static: bool = False
+    """Allocate the whole budget at once."""
 
 
 class Reference(Record):

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
+from engines.space_time.recipes import starter_recipe
 from engines.training.clips import ClipConfig
 from engines.training.recipe import Phase, PresetName, Recipe
 
 
 def recipe_for(engine: str, preset: PresetName = "starter") -> Recipe:
     """The recipe of one engine. `published` presupposes a trunk trained on ImageNet."""
-    return _published(engine) if preset == "published" else _starter(engine)
-
-
-def _starter(engine: str) -> Recipe:
-    phases = (
-        Phase(2400, 8, ClipConfig(crop_px=128, frames=3, max_objects=3, real=0.25)),
-        Phase(1100, 4, ClipConfig(crop_px=192, frames=4, max_objects=3, real=0.35)),
-        Phase(500, 3, ClipConfig(crop_px=224, frames=5, max_objects=3, real=0.5), freeze_norms=True),
-    )
-    return Recipe(engine, "starter", phases, net_short_side=320, memorize_every=2)
+    return _published(engine) if preset == "published" else starter_recipe(engine, memorize_every=2)
 
 
 def _published(engine: str) -> Recipe:

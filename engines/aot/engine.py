@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -18,9 +17,7 @@ from engines.aot.output import memory_labels, object_probability
 from engines.aot.propagation import LayerMemory
 from engines.aot.snapshots import restore_track, take_snapshot
 from engines.aot.track import AotTrack, Group
-from engines.aot.weights import channels_by_distance, load_network
 from engines.banks.budget import budget_tokens, require_budget
-from engines.catalog import CATALOG
 from engines.errors import FrameSizeChanged, NoReferenceFrame
 from engines.labels import compose, one_hot, to_channels
 from engines.protocols import EngineSpec
@@ -31,10 +28,7 @@ from engines.visibility import Visibility, predict
 DEFAULT_BUDGET_FRAMES = 16
 """Frames of tokens that a track may keep when nothing else is asked for."""
 
-PUBLISHED_SHORT_SIDE = 480
 PUBLISHED_ORDER = tuple(range(1, OBJECTS_PER_GROUP + 1))
-_RECIPE = "recipe"
-"""Metadata that only this project's own weights carry."""
 
 _ROW_ACTIVATION_BYTES_PER_PIXEL = 260
 _FRAME_ACTIVATION_BYTES_PER_PIXEL = 420
@@ -283,32 +277,3 @@ def _memory_of(step: Step) -> tuple[LayerMemory, ...]:
     if step.memory is None:
         raise ValueError("only a reference step has its memory at once")
     return step.memory
-
-
-def build(
-    name: str,
-    *,
-    weights: str | Path | Mapping[str, Tensor],
-    device: torch.device,
-    dtype: torch.dtype,
-    deterministic: bool,
-    compile: bool,
-) -> AotEngine:
-    """Load `weights` into the variant `name`. Raises WeightsError."""
-    net, checkpoint = load_network(name, weights)
-    order = channels_by_distance(net) if _RECIPE in checkpoint.metadata else PUBLISHED_ORDER
-    net.optimise_for_serving()
-    net = net.to(device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if compile:
-        net.encoder.compile()
-        net.decoder.compile()
-    spec = EngineSpec(
-        info=CATALOG[name],
-        net_short_side=checkpoint.integer("net_short_side", PUBLISHED_SHORT_SIDE),
-        memorize_every=checkpoint.integer("memorize_every", net.config.memorize_every),
-        weights_sha256=checkpoint.sha256,
-        dtype=dtype,
-        device=device,
-        deterministic=deterministic,
-    )
-    return AotEngine(net, spec, order[: checkpoint.integer("objects_per_group", len(order))])

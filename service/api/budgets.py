@@ -13,7 +13,8 @@ from service.schemas import MemoryOptions
 def require_budget(engine: EngineInfo, memory: MemoryOptions, size: tuple[int, int], objects: int) -> None:
     """Raise InvalidInput that names the smallest budget when this one is below it.
 
-    size: height and width of the frames that the worker will see. Engines whose weights decide are not judged here.
+    size: height and width of the frames that the worker will see. Where the weights decide, the worker
+    judges: always where none are shipped that the catalog could know, else beyond the smallest of those it knows.
     """
     smallest = engine.smallest_budget_tokens(*size, objects=max(1, objects))
     if smallest is None or memory.kind == "every_k":

@@ -176,6 +176,8 @@ def _memory(text: str | None) -> MemoryOptions:
         raise InvalidInput(f"memory.{'.'.join(str(part) for part in item['loc'])}: {item['msg']}") from error
     if options.budget_tokens is not None and options.budget_mib is not None:
         raise InvalidInput("memory: give budget_tokens or budget_mib, not both")
+    if options.exact and options.kind != "adaptive":
+        raise InvalidInput(f"memory: exact is a mode of the adaptive memory, not of {options.kind}")
     return options
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import lru_cache
 
 import numpy as np
@@ -285,3 +286,8 @@ def test_a_large_frame_is_shrunk_to_what_the_weights_want(name: str) -> None:
     assert seen.label_map.shape == (400, 500)
     assert seen.probability is not None
     torch.testing.assert_close(seen.probability.sum(0), torch.ones(400, 500))
+
+
+def test_a_client_can_ask_for_every_memory_that_engines_know() -> None:
+    offered = {name: field.default for name, field in MemoryOptions.model_fields.items()}
+    assert offered == asdict(MemoryPolicy())

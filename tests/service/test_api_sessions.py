@@ -137,6 +137,11 @@ def bad_uploads(clip: bytes) -> dict[str, tuple[dict[str, Any], int, str]]:
         "start beyond the end": ({"video": clip, "masks": good, "start_frame": "6"}, 422, "beyond the video's 6"),
         "bad memory": ({"video": clip, "masks": good, "memory": "elephant"}, 422, "memory.kind"),
         "bad memory JSON": ({"video": clip, "masks": good, "memory": '{"budget": 1}'}, 422, "unknown fields"),
+        "exact memory without merging": (
+            {"video": clip, "masks": good, "memory": '{"kind": "window", "exact": true}'},
+            422,
+            "a mode of the adaptive memory",
+        ),
         "references no JSON": ({"video": clip, "references": "{"}, 422, "not valid JSON"),
         "references no list": ({"video": clip, "references": "{}"}, 422, "must be a JSON list"),
         "reference without file": ({"video": clip, "references": json.dumps([reference])}, 422, "does not have"),
@@ -254,6 +259,9 @@ def test_a_budget_that_cannot_hold_the_references_is_refused_with_the_smallest(a
     assert f"the smallest that works is {2 * 2 * cells}" in answer.json()["detail"]
     too_small = api.upload(clip, [mask_png((1, 3))], engine="afb-urr", memory=json.dumps({"budget_mib": 0.01}))
     assert "the smallest that works is 0.23" in too_small.json()["detail"]
+    for engine, least in (("deaot-t", 2 * 4 * 6), ("r50-aot-l", 2 * 4 * 6), ("swinb-deaot-l", 2 * cells), ("stm", 60)):
+        refused = api.upload(clip, [mask_png((1, 3))], engine=engine, memory=json.dumps({"budget_tokens": least - 1}))
+        assert f"the smallest that works is {least}" in refused.json()["detail"]
     fits = api.upload(clip, [mask_png((1, 3))], engine="stm-t", memory=json.dumps({"budget_tokens": 2 * 2 * cells}))
     assert fits.status_code == 202
     api.http.delete(f"/sessions/{fits.json()['session_id']}")

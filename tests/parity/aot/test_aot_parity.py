@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engines.aot.build import build
 from engines.aot.config import VARIANTS
-from engines.aot.engine import build
 from engines.aot.model import (
     AotNet,
     EncodedFrame,

@@ -11,14 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.aot.config import VARIANTS
-from engines.aot.engine import AotEngine, build
+from engines.aot.build import build
+from engines.aot.config import STRIDE, VARIANTS
+from engines.aot.engine import AotEngine
 from engines.aot.model import AotNet
 from engines.aot.track import AotTrack
+from engines.banks.budget import smallest_budget
+from engines.catalog import CATALOG
 from engines.errors import BudgetTooSmall, FrameSizeChanged, NoReferenceFrame, StateMismatch, WeightsError
 from engines.labels import compose
 from engines.training.export import WeightsFacts, export_weights
-from engines.transforms import resize_labels
+from engines.transforms import network_size, resize_labels
 from engines.types import Frame, LabelMap, MemoryPolicy, Prediction, Size
 from tests.parity.weights import fill
 
@@ -300,3 +303,15 @@ def test_weights_that_confuse_objects_get_one_pass_for_each(tmp_path: Path) -> N
     engine.memorize(restored, _frame(1), _labels([3, 7, 9]), object_ids=[9])
     assert len(restored.groups) == 3, "a restored track keeps one object per pass"
     _run(engine, restored, [2])
+
+
+@pytest.mark.parametrize("name", ["deaot-t", "r50-deaot-l", "swinb-aot-l", "aot-b"])
+@pytest.mark.parametrize(
+    "size", [Size(480, 854), Size(720, 1280), Size(2160, 3840), Size(3840, 2160), Size(48, 64), Size(97, 333)]
+)
+def test_the_catalog_knows_the_smallest_budget(name: str, size: Size) -> None:
+    info = CATALOG[name]
+    assert info.net_short_side is not None
+    seen = network_size(size, short_side=info.net_short_side, plus_one=VARIANTS[name].align_corners)
+    tokens = -(-seen.height // STRIDE) * -(-seen.width // STRIDE)
+    assert info.smallest_budget_tokens(size.height, size.width, objects=1) == smallest_budget(tokens)
