@@ -56,7 +56,7 @@ class Follower:
 
     def __init__(self, engine: Engine, size: Size, policy: MemoryPolicy) -> None:
         self._engine = engine
-        self._track: AotTrack = engine.open(size, policy)  # type: ignore[assignment]
+        self._track: AotTrack = engine.open(size, policy)
         self._cpu_s: list[float] = []
         self._bytes = 0
 
@@ -159,7 +159,7 @@ def main() -> None:
         clips = [clip if not options.play else played(clip, options.play) for clip in clips if not clip.composite]
         setting = f"{options.engine}, {', '.join(f'{clip.name} {len(clip.frame_paths)} frames' for clip in clips)}"
         size = Size.of(clips[0].label_map(0))
-    seen = engine.open(size, MemoryPolicy(kind="every_k")).network_size  # type: ignore[attr-defined]
+    seen = engine.open(size, MemoryPolicy(kind="every_k")).network_size
     tokens = -(-seen.height // STRIDE) * -(-seen.width // STRIDE)
     done = _read(options.into)
     waiting = [
