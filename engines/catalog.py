@@ -31,8 +31,8 @@ class EngineInfo:
 
     stride: pixels per memory token along one side. min_budget_frames: smallest memory budget, in frames of tokens, for
     one object; with tokens_per_object each further one takes two more. net_short_side: short side of the largest frame
-    that the network sees, None where its weights decide (where several are known, the least). max_long_side: of that frame,
-    None without bound. token_grid: see TokenGrid. frame_bytes_per_px, object_bytes_per_px: peak of the
+    that the network sees, None where its weights decide (where several are known, the least). max_long_side: of that
+    frame, None without bound. grid: see TokenGrid. frame_bytes_per_px, object_bytes_per_px: peak of the
     activations in float32 per pixel of the network's frame, for the frame and for each object (or pass) of a chunk.
     token_bytes: bytes of one long-term token in float32, all layers. starter: the name of the starter weights that are
     shipped for it, or None. follows: whether it propagates masks; the others only find objects in one frame.
@@ -53,7 +53,7 @@ class EngineInfo:
     follows: bool = True
     net_short_side: int | None = None
     max_long_side: int | None = None
-    token_grid: TokenGrid = "covering"
+    grid: TokenGrid = "covering"
     frame_bytes_per_px: int = 420
     object_bytes_per_px: int = 260
 
@@ -72,9 +72,9 @@ class EngineInfo:
         return rows * columns * (self.min_budget_frames + more)
 
     def _tokens_along(self, side: float) -> int:
-        if self.token_grid == "covering":
+        if self.grid == "covering":
             return -(-max(1, round(side)) // self.stride)
-        extra = int(self.token_grid == "aligned")
+        extra = int(self.grid == "aligned")
         return max(1, round((int(side) - extra) / self.stride)) + extra
 
     def budget_tokens(self, mib: float) -> int:
@@ -93,7 +93,7 @@ def _aot(name: str, trunk: str, layers: int, *, starter: str | None = None) -> E
         weights_licence="BSD-3-Clause",
         net_short_side=480 if starter is None else _STARTER_SHORT_SIDE,
         max_long_side=1040,
-        token_grid="nearest" if name.startswith("swinb") else "aligned",
+        grid="nearest" if name.startswith("swinb") else "aligned",
     )
 
 
