@@ -18,7 +18,7 @@ class ConvNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, h, w] to [B, outputs, h, w]."""
-        return F.relu(self.gn(self.conv(x)))
+        return F.relu(self.gn(self.conv(x)), inplace=True)
 
 
 class Decoder(nn.Module):
