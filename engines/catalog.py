@@ -173,6 +173,7 @@ _ENGINES: tuple[EngineInfo, ...] = (
         token_bytes=(64 + 192) * 4,
         tokens_per_object=True,
         net_short_side=320,
+        starter="stm-t",
     ),
     EngineInfo(
         name="afb-urr",
@@ -194,6 +195,7 @@ _ENGINES: tuple[EngineInfo, ...] = (
         min_budget_frames=4,
         tokens_per_object=True,
         net_short_side=320,
+        starter="afb-urr-t",
     ),
     EngineInfo(
         name="spatial-embeddings",

@@ -53,7 +53,7 @@ class AotLearner:
 
     def loss(self, batch: ClipBatch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss of one batch at a step of the recipe's schedule."""
-        config = loss_schedule(step / self._recipe.steps, published=self._recipe.preset == "published")
+        config = loss_schedule(self._recipe.progress_at(step), published=self._recipe.preset == "published")
         return clip_loss(self.net, batch, config, generator)
 
     def is_encoder(self, name: str) -> bool:

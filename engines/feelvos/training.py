@@ -16,7 +16,7 @@ from engines.feelvos.model import FeelvosNet, FrameFeatures, resize_aligned
 from engines.feelvos.references import aligned_index, draw_cells
 from engines.training.clips import ClipBatch
 from engines.training.depthwise import quicken_depthwise
-from engines.training.losses import hard_cross_entropy, soft_jaccard
+from engines.training.losses import balanced_cross_entropy, hard_cross_entropy, soft_jaccard
 from engines.training.recipe import Recipe
 from engines.transforms import normalise
 from engines.types import IGNORE_LABEL
@@ -33,12 +33,15 @@ class FeelvosLossConfig:
     """Settings at one point of the schedule.
 
     hard_share: share of pixels in the cross entropy. own_masks: chance that a clip's previous masks are the network's.
-    jaccard: weight of the soft Jaccard term. every_frame: loss on all frames after the first, not on the last only.
+    jaccard: weight of the soft Jaccard term. nearest: weight of the loss that asks of the embedding alone, without the
+    head, that each pixel lies nearest to its own object. every_frame: loss on all frames after the first, not on the
+    last only.
     """
 
     hard_share: float
     own_masks: float = 0.0
     jaccard: float = 0.0
+    nearest: float = 0.0
     every_frame: bool = False
 
 
@@ -48,7 +51,8 @@ def loss_schedule(progress: float, *, published: bool) -> FeelvosLossConfig:
     if published:
         return FeelvosLossConfig(hard_share)
     own_masks = min(1.0, max(0.0, (progress - 0.3) / 0.4))
-    return FeelvosLossConfig(hard_share, own_masks=own_masks, jaccard=1.0, every_frame=True)
+    nearest = max(0.2, 1 - progress)
+    return FeelvosLossConfig(hard_share, own_masks=own_masks, jaccard=1.0, nearest=nearest, every_frame=True)
 
 
 class FeelvosLearner:
@@ -60,7 +64,7 @@ class FeelvosLearner:
 
     def loss(self, batch: ClipBatch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss of one batch at a step of the recipe's schedule."""
-        config = loss_schedule(step / self._recipe.steps, published=self._recipe.preset == "published")
+        config = loss_schedule(self._recipe.progress_at(step), published=self._recipe.preset == "published")
         return clip_loss(self.net, batch, config, generator)
 
     def is_encoder(self, name: str) -> bool:
@@ -82,20 +86,24 @@ def clip_loss(
     """Loss of one batch of clips, and its parts for the log. `generator` draws reference pixels and own masks."""
     clips, frames = batch.frames.shape[:2]
     features = encode_clips(net, batch.frames)
-    parts: dict[str, list[Tensor]] = {"cross_entropy": [], "jaccard": []}
+    parts: dict[str, list[Tensor]] = {"cross_entropy": [], "jaccard": [], "nearest": []}
     for index in range(clips):
         clip = _Clip.of(net, features, batch.labels[index].long(), index, generator)
         own = bool(torch.rand((), generator=generator) < config.own_masks)
         first = 1 if config.every_frame or own else frames - 1
         previous = clip.cells[first - 1]
         for t in range(first, frames):
-            logits = clip.logits(t, previous)
+            logits, squared = clip.logits(t, previous)
             found = clip.ids[logits.detach().argmax(dim=0)]
             previous = found if own else clip.cells[t]
             if config.every_frame or t == frames - 1:
                 _add_losses(parts, logits, clip, t, config.hard_share)
-    means = {name: torch.stack(values).mean() for name, values in parts.items()}
+                if config.nearest > 0 and squared is not None:
+                    parts["nearest"].append(balanced_cross_entropy(-squared[None], clip.channels(clip.cells[t])[None]))
+    means = {name: torch.stack(values).mean() for name, values in parts.items() if values}
     loss = means["cross_entropy"] + config.jaccard * means["jaccard"]
+    if "nearest" in means:
+        loss = loss + config.nearest * means["nearest"]
     return loss, {name: float(value.detach()) for name, value in means.items()}
 
 
@@ -143,34 +151,40 @@ class _Clip:
         drawn = draw_cells(cells[0], ids.tolist(), REFERENCE_SAMPLE, seed)
         return cls(net, labels, cells, ids, drawn, features.shared[mine], embedding)
 
-    def logits(self, t: int, previous: Tensor) -> Tensor:
-        """[K+1, h, w] of frame t, given [h, w] labels of the frame before."""
+    def logits(self, t: int, previous: Tensor) -> tuple[Tensor, Tensor | None]:
+        """[K+1, h, w] of frame t, given [h, w] labels of the frame before, and global squared distances, as large."""
         with torch.autocast(previous.device.type, enabled=False):  # squared distances need every bit of float32
-            own = torch.stack(self._object_maps(t, previous), dim=1)
+            squared = self._global_squared(t) if self.net.config.use_global else None
+            own = torch.stack(self._object_maps(t, previous, squared), dim=1)
         owner = torch.zeros(len(self.ids), dtype=torch.long, device=own.device)
         logits: Tensor = self.net.head(self.shared[t : t + 1], own.to(self.shared.dtype), owner)
-        return logits.float()
+        return logits.float(), squared
 
-    def _object_maps(self, t: int, previous: Tensor) -> list[Tensor]:
+    def _global_squared(self, t: int) -> Tensor:
+        reference, identity = self.embedding[0].flatten(0, 1)[self.drawn], self.cells[0].flatten()[self.drawn]
+        match = global_matching(self.embedding[t].flatten(0, 1), reference, identity, self.ids.tolist())
+        return match.squared.view(-1, *self.embedding.shape[1:3])
+
+    def _object_maps(self, t: int, previous: Tensor, squared: Tensor | None) -> list[Tensor]:
         """[K+1, h, w] global distance, previous mask and local distance, those that the variant uses."""
         config, names = self.net.config, self.ids.tolist()
-        query, grid = self.embedding[t], self.embedding.shape[1:3]
-        maps = []
-        if config.use_global:
-            reference, identity = self.embedding[0].flatten(0, 1)[self.drawn], self.cells[0].flatten()[self.drawn]
-            match = global_matching(query.flatten(0, 1), reference, identity, names)
-            maps.append(to_distance(match.squared).view(-1, *grid))
+        maps = [] if squared is None else [to_distance(squared)]
         if config.use_previous:
             maps.append((self.ids[:, None, None] == previous).float())
         if config.use_local:
-            maps.append(local_matching(query, self.embedding[t - 1], previous, names, window=config.window))
+            query, before = self.embedding[t], self.embedding[t - 1]
+            maps.append(local_matching(query, before, previous, names, window=config.window))
         return maps
 
     def target(self, t: int) -> Tensor:
-        """[S, S] channels of frame t; IGNORE_LABEL where an object is that the first frame does not show."""
+        """[S, S] channels of frame t."""
+        return self.channels(self.labels[t])
+
+    def channels(self, labels: Tensor) -> Tensor:
+        """Label map to channels; IGNORE_LABEL where an object is that the first frame does not show."""
         channel = torch.full((IGNORE_LABEL + 1,), IGNORE_LABEL, device=self.ids.device)
         channel[self.ids] = torch.arange(len(self.ids), device=self.ids.device)
-        return channel[self.labels[t]]
+        return channel[labels]
 
 
 def _add_losses(parts: dict[str, list[Tensor]], logits: Tensor, clip: _Clip, t: int, hard_share: float) -> None:

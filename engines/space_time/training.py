@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from engines.space_time.network import MemoryNetwork, Query
 from engines.space_time.padding import Geometry
@@ -63,32 +63,49 @@ class Memories:
     """Tokens of every (clip, channel) item so far.
 
     keys: [M, n, key width]; values: [M, n, value width]; truth: [M, n, 2], shares of the token that are
-    the object and that are something else.
+    the object and that are something else. softness: divides the affinity, see SpaceTimeLearner.
     """
 
     keys: Tensor
     values: Tensor
     truth: Tensor
+    softness: float = 1.0
 
     def join(self, later: Memories) -> Memories:
         """Both, one after the other."""
         pairs = ((self.keys, later.keys), (self.values, later.values), (self.truth, later.truth))
-        return Memories(*(torch.cat(pair, dim=1) for pair in pairs))
+        keys, values, truth = (torch.cat(pair, dim=1) for pair in pairs)
+        return Memories(keys, values, truth, self.softness)
+
+    def affinity(self, query: Tensor) -> Tensor:
+        """[M, h * w, key width] queries to [M, h * w, n] scores."""
+        return query @ self.keys.transpose(1, 2) / (math.sqrt(query.shape[2]) * self.softness)
 
     def read(self, query: Tensor) -> tuple[Tensor, Tensor]:
         """[M, h * w, key width] queries to read-outs [M, value width, h * w] and carried masks [M, h * w]."""
-        affinity = query @ self.keys.transpose(1, 2) / math.sqrt(query.shape[2])
-        weight = torch.softmax(affinity.float(), dim=2)
+        weight = torch.softmax(self.affinity(query).float(), dim=2)
         return (weight.to(self.values.dtype) @ self.values).transpose(1, 2), (weight @ self.truth[..., :1])[..., 0]
 
 
-class SpaceTimeLearner:
-    """A memory network in training, for engines.training.trainer. confidence: weight of the uncertainty's norm."""
+@torch.no_grad()
+def sharpen(head: nn.Module, softness: float) -> None:
+    """Scale an untrained key head so that, read `softness` times as softly, it begins as if there were no softness."""
+    for parameter in head.parameters():
+        parameter.mul_(math.sqrt(softness))
 
-    def __init__(self, net: MemoryNetwork, recipe: Recipe, *, confidence: float = 0.0) -> None:
+
+class SpaceTimeLearner:
+    """A memory network in training, for engines.training.trainer.
+
+    confidence: weight of the uncertainty's norm. softness: divides the affinity in training alone. A crop's memory has
+    a hundred tokens, a served one thousands; read as softly as in training, the few that match would drown in the rest.
+    """
+
+    def __init__(self, net: MemoryNetwork, recipe: Recipe, *, confidence: float = 0.0, softness: float = 1.0) -> None:
         self.net: MemoryNetwork = net
         self._recipe = recipe
         self._confidence = confidence
+        self.softness = softness
 
     def is_encoder(self, name: str) -> bool:
         """Whether a parameter belongs to a trunk."""
@@ -97,7 +114,7 @@ class SpaceTimeLearner:
     def loss(self, batch: ClipBatch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss of one batch at a step of the recipe's schedule, and its parts for the log."""
         published = self._recipe.preset == "published"
-        config = loss_schedule(step / self._recipe.steps, published=published, confidence=self._confidence)
+        config = loss_schedule(self._recipe.progress_at(step), published=published, confidence=self._confidence)
         parts = _ClipRun(self, batch, config, generator).losses()
         weights = {"mask": 1.0, **{name: getattr(config, name) for name in PARTS[1:]}}
         loss = sum((parts[name] * weight for name, weight in weights.items()), torch.zeros(()))
@@ -143,7 +160,7 @@ class _ClipRun:
             if self._config.transport > 0:
                 parts["transport"] = parts["transport"] + share * balanced_entropy(carried, *self._shares(t))
             if self._config.matching > 0:
-                parts["matching"] = parts["matching"] + share * self._matching(tokens, first.keys, t)
+                parts["matching"] = parts["matching"] + share * self._matching(first.affinity(tokens), t)
             if t + 1 < self._length:
                 memory = memory.join(self._remember(t, self._fed_back(logits, t)))
         if self._config.probe > 0:
@@ -171,7 +188,8 @@ class _ClipRun:
         own, other = (torch.cat([pair[i] for pair in masks]) for i in (0, 1))
         key, value = self._net.encode_memory(self._frames[:, t][self._item_clip], own, other)
         truth = torch.stack(self._shares(t), dim=2)
-        return Memories(key.flatten(2).transpose(1, 2), value.flatten(2).transpose(1, 2), truth)
+        keys, values = (x.flatten(2).transpose(1, 2) for x in (key, value))
+        return Memories(keys, values, truth, self._learner.softness)
 
     def _shares(self, t: int) -> tuple[Tensor, Tensor]:
         """[M, h * w] shares of each token that are the item's own channel, and that are known to be something else."""
@@ -191,9 +209,8 @@ class _ClipRun:
                 total = total + self._config.jaccard * soft_jaccard(scores[None], target, used)
         return total / len(logits)
 
-    def _matching(self, tokens: Tensor, keys: Tensor, t: int) -> Tensor:
+    def _matching(self, scores: Tensor, t: int) -> Tensor:
         """Teach the affinity itself: each frame's queries against the first frame's keys."""
-        scores = tokens @ keys.transpose(1, 2) / math.sqrt(tokens.shape[2])
         now, then = (self._origin[self._item_clip, i] for i in (t, 0))
         return matching_loss(scores, now, then, radius_px=0.75 * _TOKEN_PX)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from engines.training.recipe import Recipe
     from engines.training.tensorboard_log import TensorBoardLog
     from engines.training.trainer import StepReport
+
+_LEARNT = 0.4
+"""Share of the loss schedule that fine-tuning leaves out: what only weights from scratch need."""
 
 
 def register(app: typer.Typer) -> None:
@@ -46,6 +50,8 @@ def train_engine(
     from engines.training.trainer import RunLimits, train
 
     recipe = _recipe(engine, preset, steps, rate, seed)
+    if weights is not None:
+        recipe = replace(recipe, begun=_LEARNT)
     pool = load_pool(data)
     typer.echo(f"{len(pool.stills)} images, {len(pool.clips)} clips, {len(pool.skipped)} skipped; {recipe.steps} steps")
     learner = build_learner(recipe, StartingPoint(resolve_device(device), weights))
@@ -60,8 +66,6 @@ def train_engine(
 
 
 def _recipe(engine: str, preset: str, steps: int | None, rate: float | None, seed: int) -> Recipe:
-    from dataclasses import replace
-
     from engines.training.learners import recipe_for
 
     if preset not in ("starter", "published"):

@@ -35,12 +35,15 @@ def test_starter_says_what_it_is(path: Path) -> None:
     assert torch.float16 in dtypes and torch.float32 not in dtypes
 
 
-@pytest.mark.parametrize("slot_order", [(1, 2, 3), (3, 1, 2)])
-def test_default_engine_follows_the_demo_fish(slot_order: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("name", "slot_order"),
+    [("deaot-t", (1, 2, 3)), ("deaot-t", (3, 1, 2)), ("stm-t", (1, 2, 3)), ("afb-urr-t", (1, 2, 3))],
+)
+def test_starters_follow_the_demo_fish(name: str, slot_order: tuple[int, ...]) -> None:
     """Three objects in any identity slots, 12 frames: far above the first mask kept in place."""
     renamed = np.array([0, *slot_order], np.uint8)
     frames = [(frame.image, renamed[frame.label_map]) for frame in demo_clip.render(24)][::2]
-    engine = create("deaot-t")
+    engine = create(name)
     first, labels = frames[0]
     track = engine.open(Size.of(labels), MemoryPolicy())
     engine.memorize(track, first, labels, object_ids=slot_order)

@@ -11,7 +11,7 @@ from engines.afb_urr.config import AfbUrrConfig
 from engines.afb_urr.model import AfbUrrNetwork
 from engines.afb_urr.recipes import recipe_for as afb_recipe
 from engines.afb_urr.training import AfbUrrLearner
-from engines.space_time.training import PARTS, SpaceTimeLearner, loss_schedule
+from engines.space_time.training import PARTS, Memories, SpaceTimeLearner, loss_schedule, sharpen
 from engines.stm.config import StmConfig
 from engines.stm.model import StmNetwork
 from engines.stm.recipes import recipe_for as stm_recipe
@@ -74,6 +74,21 @@ def test_a_clip_is_learnt_by_heart(family: str) -> None:
         optimiser.step()
         history.append(parts["mask"])
     assert sum(history[-3:]) < 0.75 * sum(history[:3])
+
+
+def test_softness_is_undone_by_sharper_keys() -> None:
+    """What is learnt at softness s is read by the engines, which know none, s times as sharply."""
+    sharp, soft = (learner("stm", preset="published") for _ in range(2))
+    assert isinstance(soft.net, StmNetwork)
+    soft.softness = 4.0
+    for head in (soft.net.KV_M_r4.Key, soft.net.KV_Q_r4.Key):
+        sharpen(head, 4.0)
+    losses = [float(each.loss(clips(), 0, torch.Generator().manual_seed(0))[0].detach()) for each in (sharp, soft)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+    keys = torch.eye(2).expand(1, 2, 2)
+    shares = [Memories(4 * keys, keys, keys, softness).read(keys)[1][0, 0] for softness in (1.0, 4.0)]
+    assert shares[0] > shares[1] > 0.5
 
 
 def test_the_confidence_loss_is_the_norm_of_the_doubt_and_can_be_off() -> None:

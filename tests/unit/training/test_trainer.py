@@ -16,6 +16,7 @@ from engines.errors import StateMismatch, WeightsError
 from engines.training.clips import ClipBatch, ClipConfig
 from engines.training.depthwise import QuickDepthwise, quicken_depthwise
 from engines.training.export import WeightsFacts, export_weights
+from engines.training.learners import recipe_for
 from engines.training.losses import hard_cross_entropy, matching_loss, soft_jaccard
 from engines.training.recipe import Phase, Recipe
 from engines.training.trainer import CHECKPOINT, RunLimits, train
@@ -76,6 +77,13 @@ def test_norms_are_frozen_in_the_last_phase(tmp_path: Path) -> None:
     before = toy.net.state_dict()["1.running_mean"].clone()
     train(toy, made_up_data.pool(), RECIPE, tmp_path, resume=True)
     assert torch.equal(before, toy.net.state_dict()["1.running_mean"])
+
+
+def test_a_fine_tune_enters_the_schedule_of_the_losses_late() -> None:
+    scratch = recipe_for("deaot-t")
+    tuned = replace(scratch, begun=0.4)
+    assert (scratch.progress_at(0), scratch.progress_at(scratch.steps)) == (0.0, 1.0)
+    assert (tuned.progress_at(0), tuned.progress_at(tuned.steps)) == (0.4, 1.0)
 
 
 def test_rate_warms_up_and_falls() -> None:
