@@ -230,6 +230,7 @@ _ENGINES: tuple[EngineInfo, ...] = (
         summary="Light FEELVOS on MobileNetV2 for CPU use.",
         stride=4,
         token_bytes=256,
+        starter="feelvos-t",
     ),
 )
 

@@ -37,7 +37,13 @@ def test_starter_says_what_it_is(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "slot_order"),
-    [("deaot-t", (1, 2, 3)), ("deaot-t", (3, 1, 2)), ("stm-t", (1, 2, 3)), ("afb-urr-t", (1, 2, 3))],
+    [
+        ("deaot-t", (1, 2, 3)),
+        ("deaot-t", (3, 1, 2)),
+        ("stm-t", (1, 2, 3)),
+        ("afb-urr-t", (1, 2, 3)),
+        ("feelvos-t", (1, 2, 3)),
+    ],
 )
 def test_starters_follow_the_demo_fish(name: str, slot_order: tuple[int, ...]) -> None:
     """Three objects in any identity slots, 12 frames: far above the first mask kept in place."""
