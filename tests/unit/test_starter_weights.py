@@ -46,9 +46,9 @@ def test_starter_says_what_it_is(path: Path) -> None:
     ],
 )
 def test_starters_follow_the_demo_fish(name: str, slot_order: tuple[int, ...]) -> None:
-    """Three objects in any identity slots, 12 frames: far above the first mask kept in place."""
+    """Three objects in any identity slots, 8 frames: far above the first mask kept in place."""
     renamed = np.array([0, *slot_order], np.uint8)
-    frames = [(frame.image, renamed[frame.label_map]) for frame in demo_clip.render(24)][::2]
+    frames = [(frame.image, renamed[frame.label_map]) for frame in demo_clip.render(16)][::2]
     engine = create(name)
     first, labels = frames[0]
     track = engine.open(Size.of(labels), MemoryPolicy())
