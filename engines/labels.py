@@ -107,6 +107,11 @@ def unknown_ids(label_map: LabelMap, object_ids: Iterable[int]) -> list[int]:
     return sorted(set(np.unique(label_map).tolist()) - set(object_ids) - {0, IGNORE_LABEL})
 
 
+def by_object(channels: Tensor, object_ids: Iterable[int]) -> dict[int, Tensor]:
+    """[K+1, ...] of a prediction, background first and then the objects by ascending id, as one [...] per object."""
+    return dict(zip(sorted(object_ids), channels[1:], strict=True))
+
+
 def most_probable(probability: Tensor) -> Tensor:
     """[C, H, W] to [H, W] int64, the first of the largest; several times faster on CPU than argmax over axis 0."""
     label = torch.zeros(probability.shape[1:], dtype=torch.int64, device=probability.device)

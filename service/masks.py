@@ -5,6 +5,7 @@ Knows nothing of requests, sessions or engines. Everything that comes from a cli
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 from collections.abc import Collection, Mapping, Sequence
@@ -75,6 +76,17 @@ def encode_png(label_map: LabelMap, *, indexed: bool = True) -> bytes:
     out = io.BytesIO()
     image.save(out, format="PNG", compress_level=3)
     return out.getvalue()
+
+
+def encode_level(level: NDArray[np.uint8]) -> str:
+    """[h, w] probabilities, 255 certain, as they stand in mask messages: base64 of a grey PNG."""
+    return base64.b64encode(encode_png(level, indexed=False)).decode("ascii")
+
+
+def decode_level(text: str) -> NDArray[np.uint8]:
+    """[h, w] of what encode_level() wrote."""
+    with Image.open(io.BytesIO(base64.b64decode(text)), formats=("PNG",)) as image:
+        return np.asarray(image.convert("L"), np.uint8)
 
 
 def encode_rle(mask: NDArray[np.bool_]) -> dict[str, Any]:

@@ -123,6 +123,8 @@ class SessionSpec(Record):
     start_frame: int = 0
     end_frame: int | None = None
     """Exclusive."""
+    probability: bool = False
+    """Whether mask messages carry each object's probability."""
     live: bool = False
     device_bytes: int = 0
     """What the session takes of a device at most; a worker claims it only when that much is free."""
@@ -208,6 +210,7 @@ class MaskObject(Record):
 
     score: mean probability over its pixels, 0 where it is not visible. uncertainty: exp(1 - p1/p2) over them, 0 at a
     reference of its own and 1 where nothing can be told apart; None in masks of versions that did not keep it.
+    probability: only in sessions that asked for it: base64 of a grey PNG, a pixel for each 4 x 4, 255 certain.
     """
 
     object_id: int
@@ -215,6 +218,7 @@ class MaskObject(Record):
     bbox: tuple[int, int, int, int]
     rle: Rle
     uncertainty: float | None = None
+    probability: str | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class MaskEvent(Record):

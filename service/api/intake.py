@@ -54,6 +54,7 @@ class Options:
     max_side: int | None
     start_frame: int
     end_frame: int | None
+    probability: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,12 +145,19 @@ def read_options(form: Form, settings: Settings) -> Options:
     if end is not None and end <= start:
         raise InvalidInput(f"end_frame {end} (exclusive) must be greater than start_frame {start}")
     max_side = _integer(form, "max_side", settings.min_side, settings.max_side_limit)
-    return Options(engine, _memory(form.one("memory")), max_side, start, end)
+    return Options(engine, _memory(form.one("memory")), max_side, start, end, _switch(form, "probability"))
 
 
 def _default_engine() -> str:
     """The catalog's default, or its first engine in an installation without that."""
     return DEFAULT_ENGINE if DEFAULT_ENGINE in CATALOG else next(iter(CATALOG))
+
+
+def _switch(form: Form, name: str) -> bool:
+    text = form.one(name) or "false"
+    if text not in ("true", "false"):
+        raise InvalidInput(f"{name} is true or false, not {text[:40]!r}")
+    return text == "true"
 
 
 def _integer(form: Form, name: str, least: int, most: int) -> int | None:
@@ -204,6 +212,7 @@ async def _draft(
         max_side=options.max_side,
         start_frame=options.start_frame,
         end_frame=options.end_frame,
+        probability=options.probability,
         device_bytes=device_bytes(
             options.engine, (video.height, video.width), len(read.objects), options.memory, options.max_side
         ),

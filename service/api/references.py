@@ -26,7 +26,7 @@ from service.storage import INPUT
 
 _NAMED_FILE = re.compile(r"(mask|exemplar)[A-Za-z0-9_.-]{0,40}")
 _FIELDS = ("video", "mask", "text", "box", "point", "exemplar", "exemplar_mask", "references")
-_OPTIONS = ("engine", "memory", "max_side", "start_frame", "end_frame", "max_objects")
+_OPTIONS = ("engine", "memory", "max_side", "start_frame", "end_frame", "max_objects", "probability")
 DEFAULT_AUTO_OBJECTS = 3
 MAX_AUTO_OBJECTS = 50
 _MAX_TEXT = 500
@@ -185,12 +185,15 @@ def _short_form(form: Form, frame_index: int, ids: Iterable[int]) -> list[Refere
         raise InvalidInput(_first_reason(error)) from error
 
 
+_SHAPES = {"box": "x,y,width,height", "point": "x,y"}
+
+
 def _numbers(part: Part) -> list[float]:
     """`[1, 2]`, or `1,2`."""
-    text = part.text.strip()
+    text, shape = part.text.strip(), _SHAPES[part.name]
     value = parse_json(part.name, text if text.startswith("[") else f"[{text}]")
-    if not isinstance(value, list):
-        raise InvalidInput(f"{part.name} must be a list of numbers")
+    if not isinstance(value, list) or len(value) != shape.count(",") + 1:
+        raise InvalidInput(f"{part.name} is {shape} in pixels of the video, not {text[:40]!r}", field=part.name)
     return value
 
 

@@ -29,6 +29,7 @@ from service.exports import (
     cvat_xml,
     indexed_png_zip,
     label_studio_json,
+    probability_zip,
     youtube_vis_json,
 )
 from service.exports.videos import matte_mp4, overlay_mp4
@@ -38,7 +39,18 @@ from service.schemas import MaskEvent, SessionRecord, SessionState
 from service.sessions import progress
 
 router = APIRouter(tags=["results"])
-ExportFormat = Literal["png", "png-binary", "rle", "coco", "youtube-vis", "label-studio", "cvat", "overlay", "matte"]
+ExportFormat = Literal[
+    "png",
+    "png-binary",
+    "rle",
+    "coco",
+    "youtube-vis",
+    "label-studio",
+    "cvat",
+    "overlay",
+    "matte",
+    "probability",
+]
 _SUFFIX: dict[ExportFormat, str] = {
     "png": "zip",
     "png-binary": "zip",
@@ -49,6 +61,7 @@ _SUFFIX: dict[ExportFormat, str] = {
     "cvat": "xml",
     "overlay": "mp4",
     "matte": "mp4",
+    "probability": "zip",
 }
 _MEDIA = {
     "zip": "application/zip",
@@ -140,6 +153,7 @@ class _Asked:
             "cvat": lambda: cvat_xml(info, masks),
             "overlay": lambda: overlay_mp4(frames_of(services, record), masks, fps),
             "matte": lambda: matte_mp4(masks, fps),
+            "probability": lambda: probability_zip(info, masks, fps),
         }
         yield from makers[self.format]()
 
@@ -177,6 +191,8 @@ async def get_masks(
             progress=progress(record),
             state=record.state.value,
         )
+    if format == "probability" and not record.spec.probability:
+        raise Conflict("this session kept no probabilities; upload the video again with probability=true")
     reader = MaskReader(services, record)
     await reader.load()
     suffix = _SUFFIX[format]

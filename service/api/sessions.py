@@ -41,6 +41,7 @@ _UPLOAD_FORM: dict[str, Any] = {
         "max_side": {"type": "integer"},
         "start_frame": {"type": "integer"},
         "end_frame": {"type": "integer", "description": "Exclusive"},
+        "probability": {"type": "boolean", "description": "Keep each object's probability, for soft mattes"},
         "max_objects": {"type": "integer", "description": "Most objects to find when no reference is sent"},
     },
 }

@@ -1,4 +1,4 @@
-"""`maskstream submit | watch | download | cancel | sessions`: a server somewhere else, from the command line.
+"""`maskstream submit | watch | correct | download | cancel | sessions`: a server somewhere else, from the command line.
 
 Exit codes: 0 done, 1 the session failed or was cancelled, 2 refused or wrong usage, 3 no connection.
 """
@@ -22,13 +22,13 @@ Url = Annotated[str, typer.Option("--url", envvar="MASKSTREAM_URL", help="Addres
 Key = Annotated[str | None, typer.Option("--key", envvar="MASKSTREAM_API_KEY", help="API key, if the server has keys.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 SessionId = Annotated[str, typer.Argument(help="Session id, as submit printed it.")]
-FORMATS = ("png", "png-binary", "rle", "coco", "youtube-vis", "label-studio", "cvat", "overlay", "matte")
+FORMATS = ("png", "png-binary", "rle", "coco", "youtube-vis", "label-studio", "cvat", "overlay", "matte", "probability")
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands for a remote server."""
-    for command in (submit, watch, download, cancel, sessions):
+    for command in (submit, watch, correct, download, cancel, sessions):
         app.command()(command)
 
 
@@ -39,6 +39,11 @@ def submit(
     box: Annotated[list[str] | None, typer.Option("--box", help="x,y,width,height around an object.")] = None,
     point: Annotated[list[str] | None, typer.Option("--point", help="x,y on an object.")] = None,
     engine: Annotated[str | None, typer.Option("--engine", help="Engine; the server's default if left out.")] = None,
+    memory: Annotated[str | None, typer.Option("--memory", help="adaptive, window, every_k, or JSON.")] = None,
+    max_side: Annotated[int | None, typer.Option("--max-side", help="Segment at this longer side at most.")] = None,
+    start_frame: Annotated[int | None, typer.Option("--start-frame", help="First frame to segment.")] = None,
+    end_frame: Annotated[int | None, typer.Option("--end-frame", help="Frame to stop before.")] = None,
+    probability: Annotated[bool, typer.Option("--probability", help="Keep probabilities, for soft mattes.")] = False,
     wait: Annotated[bool, typer.Option("--watch", help="Stay and show the progress.")] = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
@@ -46,8 +51,10 @@ def submit(
 ) -> None:
     """Upload a video with its references; prints the session id."""
     with _client(url, key) as client:
-        given = {"text": text or None, "box": box or None, "point": point or None}
-        session = client.create_session(video, list(mask or []) or None, engine=engine, **given)
+        given: dict[str, Any] = {"text": text or None, "box": box or None, "point": point or None}
+        given |= {"engine": engine, "memory": memory, "max_side": max_side, "probability": probability or None}
+        given |= {"start_frame": start_frame, "end_frame": end_frame}
+        session = client.create_session(video, list(mask or []) or None, **given)
         _print_session(session, as_json)
         if wait:
             _watch(client, session.session_id, as_json)
@@ -57,6 +64,26 @@ def watch(session_id: SessionId, url: Url = DEFAULT_URL, key: Key = None, as_jso
     """Follow a session to its end."""
     with _client(url, key) as client:
         _watch(client, session_id, as_json)
+
+
+def correct(
+    session_id: SessionId,
+    frame: Annotated[int, typer.Option("--frame", min=0, help="Frame that the references belong to.")],
+    mask: Annotated[list[Path] | None, typer.Option("--mask", exists=True, help="Mask PNG of that frame.")] = None,
+    text: Annotated[list[str] | None, typer.Option("--text", help="Describe an object.")] = None,
+    box: Annotated[list[str] | None, typer.Option("--box", help="x,y,width,height around an object.")] = None,
+    point: Annotated[list[str] | None, typer.Option("--point", help="x,y on an object.")] = None,
+    direction: Annotated[str, typer.Option("--direction", help="forward, backward or both.")] = "both",
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
+    """Correct objects, or add new ones, at a frame; what lies around it is made again."""
+    with _client(url, key) as client:
+        given: dict[str, Any] = {"text": text or None, "box": box or None, "point": point or None}
+        masks = list(mask or []) or None
+        session = client.correct(session_id, frame, masks, direction=direction, **given)  # type: ignore[arg-type]
+        _print_session(session, as_json)
 
 
 def download(

@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+_COLUMNS = ("name", "engine", "licence", "published score", "here", "sha256")
 weights = typer.Typer(help="Published checkpoints: list, fetch, convert.", no_args_is_help=True)
 
 _Folder = Annotated[Path | None, typer.Option("--dir", help="Folder of weights; default MASKSTREAM_WEIGHTS_DIR.")]
@@ -25,17 +26,17 @@ def register(app: typer.Typer) -> None:
 def list_weights(folder: _Folder = None) -> None:
     """Every published checkpoint: engine, licence, published score, whether it is here."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from service.weights.cache import WeightsCache
     from service.weights.published import PUBLISHED
 
     cache = WeightsCache(folder)
-    table = Table("name", "engine", "licence", "published score", "here", "sha256 (published file)")
+    table = Table(*(Column(title, no_wrap=title in ("name", "engine")) for title in _COLUMNS))
     for entry in PUBLISHED:
         here = "yes" if cache.path_of(entry).is_file() else "-"
         digest = cache.recorded_sha256(entry)
-        table.add_row(entry.name, entry.engine, entry.licence, entry.score, here, digest[:16] if digest else "-")
+        table.add_row(entry.name, entry.engine, entry.licence, entry.score, here, digest[:8] if digest else "-")
     console = Console()
     console.print(table)
     console.print(f"folder: {cache.folder}", soft_wrap=True)

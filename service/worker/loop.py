@@ -303,7 +303,11 @@ class Worker:
         engine, name = group[0][0].engine, group[0][0].record.spec.engine
         began = time.monotonic()
         try:
-            predictions = engine.propagate([session.track for session, _ in group], [frame.rgb for _, frame in group])
+            predictions = engine.propagate(
+                [session.track for session, _ in group],
+                [frame.rgb for _, frame in group],
+                probability=any(session.record.spec.probability for session, _ in group),
+            )
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             self._isolate(group, error)

@@ -37,6 +37,7 @@ from service.storage import Storage
 from service.worker.corrections import revise
 from service.worker.earlier import EarlierMasks, label_map_of
 from service.worker.frames import DecodeLimits, FrameSource
+from service.worker.probabilities import Probabilities, small_probabilities
 from service.worker.references import ReferenceMap, load_references
 from service.worker.resize import resize_labels
 from service.worker.resolve import Scene, needs_resolution, resolve_references
@@ -136,9 +137,9 @@ class RunningSession:
 
     def advance(self, frame: VideoFrame, prediction: Prediction | None) -> None:
         """Take one frame's prediction: put references over it, memorize them, hand the mask on, move on."""
-        prediction = self._with_reference(frame, prediction)
+        shown = self._with_reference(frame, prediction)
         if self.seq >= self.record.next_seq:
-            self.writer.put(self._mask(frame, prediction))
+            self.writer.put(self._mask(frame, shown, self._probabilities(frame, prediction)))
             self.suspect = False
             self.got_further_at = self.got_further_at or time.monotonic()
         metrics.MASKS.labels(self.record.spec.engine).inc()
@@ -305,11 +306,21 @@ class RunningSession:
             self.record = self.record.model_copy(update={"warnings": (*self.record.warnings, *new)})
             self.writer.put(PlanItem({"warnings": to_fields(self.record)["warnings"]}))
 
-    def _mask(self, frame: VideoFrame, prediction: Prediction) -> MaskItem:
+    def _probabilities(self, frame: VideoFrame, made: Prediction | None) -> Probabilities:
+        """What the engine itself made of the objects that this segment computes and the client did not draw here."""
+        if not self.record.spec.probability:
+            return {}
+        reference = self._references.get(frame.frame_index)
+        drawn = () if reference is None else reference.object_ids
+        touched = self.segment.object_ids
+        found = small_probabilities(made)
+        return {i: p for i, p in found.items() if i not in drawn and (touched is None or i in touched)}
+
+    def _mask(self, frame: VideoFrame, prediction: Prediction, probabilities: Probabilities) -> MaskItem:
         touched = self.segment.object_ids
         if touched is not None and self._earlier is not None:
             prediction = self._over_earlier(frame.frame_index, prediction, touched)
-        return MaskItem(self.seq, frame.frame_index, frame.pts_s, prediction, self.record.created_at)
+        return MaskItem(self.seq, frame.frame_index, frame.pts_s, prediction, self.record.created_at, probabilities)
 
     def _over_earlier(self, frame_index: int, prediction: Prediction, touched: tuple[int, ...]) -> Prediction:
         """The touched objects as they are now, over all others as they were published."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -17,7 +17,7 @@ from engines.types import Prediction, TrackState
 from service import metrics
 from service.archive import write_archive
 from service.errors import EpochLost
-from service.masks import encode_objects
+from service.masks import encode_level, encode_objects
 from service.schemas import (
     Claim,
     MaskEvent,
@@ -32,6 +32,7 @@ from service.schemas import (
 from service.session_file import write_session_file
 from service.storage import ARCHIVE, SNAPSHOTS, SessionGone, snapshot_name
 from service.worker.io import IoThread
+from service.worker.probabilities import Probabilities
 from service.worker.resize import resize_labels
 from service.worker.retry import until_answered
 from service.worker.snapshots import encode_state
@@ -49,6 +50,7 @@ class MaskItem:
     pts_s: float | None
     prediction: Prediction
     created_at: float
+    probabilities: Probabilities = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,7 @@ class SessionWriter:
         found_by = item.prediction
         label_map = resize_labels(found_by.label_map, self._size)
         doubts = {object_id: round(doubt, 4) for object_id, doubt in found_by.uncertainty.items()}
+        soft = {object_id: encode_level(level) for object_id, level in item.probabilities.items()}
         objects = tuple(
             MaskObject(
                 object_id=found["object_id"],
@@ -207,6 +210,7 @@ class SessionWriter:
                 bbox=tuple(found["bbox"]),
                 rle=Rle(**found["rle"]),
                 uncertainty=doubts.get(found["object_id"]),
+                probability=soft.get(found["object_id"]),
             )
             for found in encode_objects(label_map, found_by.scores.keys())
         )

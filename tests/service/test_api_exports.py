@@ -201,3 +201,18 @@ async def test_the_end_of_the_server_ends_builds(storage: LocalStorage, key: Exp
             await anyio.sleep(0.05)
             source.go.set()
     assert await files.find(key) is None
+
+
+@pytest.mark.anyio
+async def test_probabilities_are_kept_where_they_were_asked_for(api: ApiServer, scene: Scene, session: str) -> None:
+    refused = api.http.get(f"{session}/masks?format=probability")
+    assert refused.status_code == 409 and "probability=true" in refused.json()["detail"]
+    link = api.upload(scene.clip(5, 0), [reference_png((1, 2))], probability="true").json()["links"]["self"]
+    scene.run_here()
+    with zipfile.ZipFile(io.BytesIO(api.http.get(f"{link}/masks?format=probability").content)) as archive:
+        assert archive.namelist() == ["001.mp4", "002.mp4"]
+    lines = [json.loads(line) for line in api.http.get(f"{link}/masks?format=rle").text.splitlines()]
+    carried = [["probability" in item for item in line["objects"]] for line in lines]
+    assert carried == [[False, False], *[[True, True]] * 4], "the first frame is the client's own"
+    wrong = api.upload(scene.clip(5, 0), [reference_png()], probability="maybe")
+    assert wrong.status_code == 422 and "true or false" in wrong.json()["detail"]
