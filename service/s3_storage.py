@@ -57,6 +57,11 @@ class S3Storage:
         """Random name of this prefix, kept in its object `storage_id`."""
         return self._storage_id
 
+    @property
+    def is_here(self) -> bool:
+        """No: local() fetches."""
+        return False
+
     def create(self, session_id: str) -> None:
         """Put the session's marker."""
         with _as_os_errors(session_id):

@@ -84,6 +84,11 @@ class Storage(Protocol):
         """Random name of this place; processes that see different ones must not share a Redis."""
         ...
 
+    @property
+    def is_here(self) -> bool:
+        """Whether the files lie on a disk of this machine, so that local() has nothing to fetch."""
+        ...
+
     def create(self, session_id: str) -> None:
         """Make room for a new session. Raises FileExistsError."""
         ...
@@ -197,6 +202,11 @@ class LocalStorage:
     def storage_id(self) -> str:
         """Random name of this folder, kept in its file `storage_id`."""
         return self._storage_id
+
+    @property
+    def is_here(self) -> bool:
+        """Yes."""
+        return True
 
     def create(self, session_id: str) -> None:
         """Make the session's folder."""

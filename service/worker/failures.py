@@ -8,6 +8,7 @@ import torch
 from engines.errors import EngineError, UnsupportedReference, UnusableReference
 from service.errors import MaskstreamError
 from service.schemas import Problem
+from service.storage import StorageUnavailable
 
 _log = structlog.get_logger()
 
@@ -20,6 +21,8 @@ def problem_of(error: Exception, session_id: str) -> Problem:
         return Problem(code="unusable-reference", detail=str(error))
     if isinstance(error, EngineError):
         return Problem(code="engine-error", detail=str(error))
+    if isinstance(error, StorageUnavailable):
+        return Problem(code="storage-failed", detail=f"the session's files cannot be read: {error}")
     if isinstance(error, torch.OutOfMemoryError):
         detail = "the session takes more device memory than there is; give it a smaller memory budget or max_side"
         return Problem(code="out-of-memory", detail=detail)

@@ -24,6 +24,7 @@ from service.queue import Control
 from service.schemas import ArchiveRecord, Claim, SessionRecord, SessionState, WorkerRecord
 from service.settings import Settings
 from service.storage import Storage
+from service.worker.arrivals import Arrival, Arrivals
 from service.worker.failures import problem_of
 from service.worker.frames import DecodeLimits
 from service.worker.io import IoThread
@@ -57,6 +58,7 @@ class Worker:
         self._io = IoThread(settings, storage, self._presence)
         resolver = ReferenceResolver(self._device)
         self._around = Surroundings(storage, DecodeLimits.of(settings), self._archives, resolver)
+        self._arrivals = Arrivals(storage)
         self._sessions: dict[str, RunningSession] = {}
         self._writers: dict[str, SessionWriter] = {}
         self._suspects: set[str] = set()
@@ -147,7 +149,7 @@ class Worker:
 
     def _claim_all(self) -> None:
         queue = self._io.services.queue
-        while len(self._sessions) < self._settings.max_tracks and not self._stopping.is_set():
+        while len(self._sessions) + len(self._arrivals) < self._settings.max_tracks and not self._stopping.is_set():
             free = self._capacity - self._load().used_bytes
             try:
                 claim = self._io.call(lambda free=free: queue.claim(self.id, free, self._pool.names))  # type: ignore[misc]
@@ -156,7 +158,9 @@ class Worker:
                 return
             if claim is None:
                 break
-            self._open(claim)
+            self._take_in(claim)
+        for arrival in self._arrivals.arrived():
+            self._open(arrival)
         self._yield_quantum()
 
     def _yield_quantum(self) -> None:
@@ -184,7 +188,8 @@ class Worker:
 
     # Sessions come and go
 
-    def _open(self, claim: Claim) -> None:
+    def _take_in(self, claim: Claim) -> None:
+        """A claimed session's video is fetched first; the others go on meanwhile."""
         record = self._record(claim.session_id)
         if record is None:
             return
@@ -195,7 +200,12 @@ class Worker:
         _log.info("session claimed", session=record.id, epoch=claim.epoch, seq=record.next_seq)
         if record.queued_at is not None:
             metrics.QUEUE_SECONDS.observe(max(0.0, time.time() - record.queued_at))
-        session = self._guard_open(record.id, writer, lambda: self._prepare(claim, record, writer))
+        self._arrivals.begin(Arrival(claim, record, writer))
+
+    def _open(self, arrival: Arrival) -> None:
+        claim, record, writer = arrival.claim, arrival.record, arrival.writer
+        with arrival.held:
+            session = self._guard_open(record.id, writer, lambda: self._prepare(claim, record, writer))
         if session is not None:
             self._sessions[record.id] = session
             self._finish_if_done(session)
@@ -345,12 +355,16 @@ class Worker:
     # The end
 
     def _nothing_left(self) -> bool:
-        return self._io.wait_for_writers(1.0) and not self._io.ask(
-            lambda: self._io.services.queue.heads(self._pool.names)
+        return (
+            not self._arrivals
+            and self._io.wait_for_writers(1.0)
+            and not self._io.ask(lambda: self._io.services.queue.heads(self._pool.names))
         )
 
     def _drain(self) -> None:
         """Snapshot and hand back every session, then let the lease go."""
+        for arrival in self._arrivals.give_up():
+            arrival.writer.put(EndItem(None))
         for session in list(self._sessions.values()):
             self._guard(session, session.take_snapshot)
             if session.id in self._sessions:
@@ -364,7 +378,7 @@ class Worker:
 
     def _load(self) -> Load:
         used = sum(session.record.spec.device_bytes for session in self._sessions.values())
-        return Load(len(self._sessions), used)
+        return Load(len(self._sessions) + len(self._arrivals), used + self._arrivals.device_bytes)
 
     def _record(self, session_id: str) -> SessionRecord | None:
         return self._io.ask(lambda: self._io.services.sessions.get(session_id))
