@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
@@ -25,32 +25,44 @@ from service.local_copies import LocalCopies
 from service.redis_keys import is_session_id
 from service.storage import SESSION_FILE, LocalWriter, SessionGone, StorageUnavailable, StoredFile, checked_name
 
+if TYPE_CHECKING:
+    from obstore.store import BackoffConfig
+
 _MARKER = ".session"
 _FETCH_BYTES = 8 * 1024**2
 _FETCH_THREADS = 4
-_PATIENCE = timedelta(seconds=45)
+_PATIENCE_S = 45.0
 """A store that is away for a moment fails no session; one that stays away does."""
+_START_PATIENCE_S = 8.0
 
 
-def open_store(bucket: str, prefix: str, endpoint: str | None) -> S3Store:
-    """A bucket's client; keys, region and role come from the usual AWS_ variables. endpoint: for servers but AWS."""
+def open_bucket(bucket: str, prefix: str, endpoint: str | None, copies: LocalCopies) -> S3Storage:
+    """Storage in a bucket; keys, region and role come from the usual AWS_ variables. endpoint: for servers but AWS.
+
+    Raises FileNotFoundError for a bucket that does not exist, StorageUnavailable when it cannot be used.
+    """
+    storage_id = _read_or_make_id(_open_store(bucket, prefix, endpoint, _START_PATIENCE_S))
+    return S3Storage(_open_store(bucket, prefix, endpoint, _PATIENCE_S), copies, storage_id)
+
+
+def _open_store(bucket: str, prefix: str, endpoint: str | None, patience_s: float) -> S3Store:
+    pauses: BackoffConfig = {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=3), "base": 2}
     return S3Store(
         bucket,
         prefix=prefix or None,
         config={"endpoint": endpoint} if endpoint else None,
         client_options={"allow_http": (endpoint or "").startswith("http://"), "connect_timeout": "5 seconds"},
-        retry_config={"max_retries": 8, "retry_timeout": _PATIENCE},
+        retry_config={"max_retries": 1000, "retry_timeout": timedelta(seconds=patience_s), "backoff": pauses},
     )
 
 
 class S3Storage:
     """See service.storage.Storage. copies: where files lie that programs read by path."""
 
-    def __init__(self, store: S3Store, copies: LocalCopies) -> None:
-        """Raises FileNotFoundError for a bucket that does not exist, StorageUnavailable when it cannot be used."""
+    def __init__(self, store: S3Store, copies: LocalCopies, storage_id: str) -> None:
         self._store = store
         self._copies = copies
-        self._storage_id = self._read_or_make_id()
+        self._storage_id = storage_id
 
     @property
     def storage_id(self) -> str:
@@ -178,15 +190,6 @@ class S3Storage:
             for _ in pool.map(copy_range, range(0, size, _FETCH_BYTES)):
                 pass
 
-    def _read_or_make_id(self) -> str:
-        """The id in the object; of two processes that start at once, one makes it and both read it."""
-        with _as_os_errors("storage_id"):
-            try:
-                obstore.put(self._store, "storage_id", secrets.token_hex(16).encode(), mode="create")
-            except AlreadyExistsError:
-                pass
-            return bytes(obstore.get(self._store, "storage_id").bytes()).decode().strip()
-
 
 class S3Writer:
     """A FileWriter that spools to this disk: whole or not at all, and no parts are left in the store."""
@@ -221,6 +224,16 @@ class S3Writer:
     def abort(self) -> None:
         """Drop the spooled bytes."""
         self._spool.abort()
+
+
+def _read_or_make_id(store: S3Store) -> str:
+    """The id in the object; of two processes that start at once, one makes it and both read it."""
+    with _as_os_errors("storage_id"):
+        try:
+            obstore.put(store, "storage_id", secrets.token_hex(16).encode(), mode="create")
+        except AlreadyExistsError:
+            pass
+        return bytes(obstore.get(store, "storage_id").bytes()).decode().strip()
 
 
 def _folder(session_id: str) -> str:

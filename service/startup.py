@@ -45,12 +45,12 @@ def open_storage(settings: Settings) -> Storage:
 
 def _open_bucket(settings: Settings, bucket: str, prefix: str) -> Storage:
     try:
-        from service.s3_storage import S3Storage, open_store
+        from service.s3_storage import open_bucket
     except ModuleNotFoundError as error:
         raise Unavailable("an S3 storage needs obstore: pip install 'maskstream[s3]'") from error
     copies = LocalCopies(settings.data_dir / "copies", settings.copies_bytes)
     try:
-        return S3Storage(open_store(bucket, prefix, settings.s3_endpoint), copies)
+        return open_bucket(bucket, prefix, settings.s3_endpoint, copies)
     except FileNotFoundError as error:
         raise Unavailable(
             f"there is no bucket {bucket!r} at {settings.s3_endpoint or 'AWS'}: make it, or mend MASKSTREAM_STORAGE_URL"

@@ -41,19 +41,20 @@ from service.keys import AccessKeys
 from service.redis_client import Scripts
 from service.settings import Settings
 from service.startup import build_services, check_storage, open_storage
+from service.storage import Storage
 
 _WEB = Path(__file__).parent / "web"
 _ANSWERED = (MaskstreamError, RequestValidationError, HTTPException, ClientDisconnect, RedisError, OSError, Exception)
 """Named apart from Exception, whose handler's errors are raised again behind the answer and logged twice."""
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, storage: Storage | None = None) -> FastAPI:
     """The whole API. `settings.redis_url` must be set: `serve` sets it to its own server's."""
     app = FastAPI(
         title="maskstream",
         version=_version(),
         description="Segment objects through video: upload it with a reference for each object, read the masks.",
-        lifespan=_lifespan(settings),
+        lifespan=_lifespan(settings, storage),
         docs_url="/docs" if settings.docs else None,
         openapi_url="/openapi.json" if settings.docs else None,
         redoc_url=None,
@@ -82,8 +83,8 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
-            expose_headers=["Location", "Retry-After", "X-Request-ID"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-Range", "Range"],
+            expose_headers=["Content-Range", "ETag", "Location", "Retry-After", "X-Request-ID"],
         )
     layers: list[tuple[Callable[..., ASGIApp], dict[str, Any]]] = [
         (BodyLimitMiddleware, {"settings": settings}),
@@ -96,10 +97,10 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
         app.add_middleware(layer, **options)
 
 
-def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def _lifespan(settings: Settings, storage: Storage | None) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        services = await _connect(settings)
+        services = await _connect(settings, storage or open_storage(settings))
         app.state.services = services
         app.state.sockets = set()
         app.state.pngs = MaskPngs()
@@ -118,8 +119,8 @@ def _lifespan(settings: Settings) -> Callable[[FastAPI], AbstractAsyncContextMan
     return lifespan
 
 
-async def _connect(settings: Settings) -> Services:
-    shared = build_services(settings, open_storage(settings))
+async def _connect(settings: Settings, storage: Storage) -> Services:
+    shared = build_services(settings, storage)
     await check_storage(shared)
     access = AccessKeys(shared.redis, shared.keys)
     if settings.api_key is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import socket
 
@@ -10,6 +11,8 @@ from starlette.types import ASGIApp
 
 from service.errors import Unavailable
 from service.settings import Settings
+from service.startup import build_services, check_storage, open_storage
+from service.storage import Storage
 
 _FRAME_BYTES = 64 * 1024
 """Largest WebSocket message that a client may send on a stream."""
@@ -57,5 +60,16 @@ def run_api(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT: sockets are told 1012, requests end, then the process. Raises Unavailable."""
     from service.api.app import create_app
 
+    storage = open_storage(settings)
+    asyncio.run(_check(settings, storage))
     with listen(settings) as listening:
-        uvicorn.Server(uvicorn_config(create_app(settings), settings)).run(sockets=[listening])
+        uvicorn.Server(uvicorn_config(create_app(settings, storage), settings)).run(sockets=[listening])
+
+
+async def _check(settings: Settings, storage: Storage) -> None:
+    """Find out what stands in the way before the server starts, where it would be a stack trace."""
+    services = build_services(settings, storage)
+    try:
+        await check_storage(services)
+    finally:
+        await services.redis.aclose()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import anyio
+import numpy as np
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
 
 from service import redis_keys
 from service.api.export_files import ExportFiles, ExportKey, etag_of
@@ -67,6 +71,24 @@ async def test_every_format_is_made_once_and_comes_in_parts(api: ApiServer, scen
         assert api.http.get(url, headers={"Range": f"bytes={size}-"}).status_code == 416
         assert api.http.get(url, headers={"If-None-Match": etag}).status_code == 304
     assert len(exports(scene, session)) == len(FORMATS)
+
+
+@pytest.mark.anyio
+async def test_pycocotools_reads_the_same_masks_pixel_for_pixel(api: ApiServer, session: str, tmp_path: Path) -> None:
+    path = tmp_path / "coco.json"
+    path.write_bytes(api.http.get(f"{session}/masks?format=coco").content)
+    with contextlib.redirect_stdout(io.StringIO()):  # it talks while it loads
+        loaded = COCO(str(path))
+    seen = set()
+    for index in range(6):
+        with Image.open(io.BytesIO(api.http.get(f"{session}/masks/{index}.png").content)) as image:
+            expected = np.asarray(image)
+        found = np.zeros_like(expected)
+        for annotation in loaded.loadAnns(loaded.getAnnIds(imgIds=[index + 1])):
+            found[loaded.annToMask(annotation).astype(bool)] = annotation["category_id"]
+        assert np.array_equal(found, expected)
+        seen |= set(np.unique(found))
+    assert seen == {0, 1, 2}
 
 
 @pytest.mark.anyio

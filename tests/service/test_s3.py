@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Iterator
@@ -129,6 +131,18 @@ def test_a_wrong_address_is_refused_at_the_start(settings: Settings, changes: di
 def test_wrong_credentials_are_refused_at_the_start(settings: Settings, s3: S3Server) -> None:
     with s3.demand_known_keys(), pytest.raises(Unavailable, match=r"refuses these credentials.*AWS_ACCESS_KEY_ID"):
         open_storage(settings)
+
+
+@pytest.mark.parametrize("command", [["api"], ["worker", "--engine", "fake"]])
+def test_a_process_that_cannot_start_says_why_in_one_line(settings: Settings, command: list[str]) -> None:
+    wrong = settings.model_copy(update={"storage_url": "s3://nowhere/x"})
+    environment = {**os.environ, **wrong.environment(), "MASKSTREAM_LOG_FORMAT": "json"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "service.cli", *command], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith("error: there is no bucket 'nowhere'")
+    assert "Traceback" not in ended.stderr + ended.stdout
 
 
 @pytest.fixture

@@ -105,6 +105,19 @@ def test_messages_in_the_troubleshooting_are_those_of_the_code() -> None:
     assert not stale, f"the code says none of {stale}"
 
 
+@pytest.mark.parametrize("name", ["Client", "AsyncClient"])
+def test_every_method_and_error_of_the_client_is_documented(name: str) -> None:
+    import service.client
+
+    text = page("python.md")
+    methods = [each for each in vars(getattr(service.client, name)) if not each.startswith("_")]
+    assert len(methods) > 8
+    assert not [each for each in methods if f"`{each}(" not in text]
+    errors = [each for each in service.client.__all__ if isinstance(getattr(service.client, each), type)]
+    raised = [each for each in errors if issubclass(getattr(service.client, each), service.client.ClientError)]
+    assert not [each for each in raised if f"`{each}`" not in text]
+
+
 def test_every_page_is_in_the_index() -> None:
     index = page("README.md")
     for path in (ROOT / "docs").rglob("*.md"):
