@@ -53,7 +53,10 @@ async def get_video(request: Request, services: ServicesDep, owner: OwnerDep, se
     names = video.container.split(",")
     media_type = next((_MEDIA_TYPES[name] for name in names if name in _MEDIA_TYPES), "application/octet-stream")
     entity = Entity(record.id, file, f'"{record.id}-{file.size_bytes}"', media_type)  # an upload never changes
-    return send(services.storage, entity, request.headers, _INERT)
+    return send(services.storage, entity, request, _INERT)
+
+
+router.add_api_route("/sessions/{session_id}/video", get_video, methods=["HEAD"], include_in_schema=False)
 
 
 @router.get(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import anyio.to_thread
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from service.storage import Storage, StoredFile
@@ -50,9 +51,9 @@ def requested_range(header: str | None, size: int) -> tuple[int, int] | None:
     return start, end
 
 
-def send(storage: Storage, entity: Entity, asked: Headers, extra: Mapping[str, str]) -> Response:
-    """The answer to a GET. asked: the request's headers; extra: headers of the answer."""
-    size = entity.file.size_bytes
+def send(storage: Storage, entity: Entity, request: Request, extra: Mapping[str, str]) -> Response:
+    """The answer to a GET or HEAD. extra: headers of the answer."""
+    size, asked = entity.file.size_bytes, request.headers
     headers = {**extra, "ETag": entity.etag, "Accept-Ranges": "bytes"}
     if _names(asked.get("if-none-match"), entity.etag):
         return Response(status_code=304, headers=headers)
@@ -64,8 +65,17 @@ def send(storage: Storage, entity: Entity, asked: Headers, extra: Mapping[str, s
     headers["Content-Length"] = str(end - start)
     if part is not None:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+    if request.method == "HEAD":
+        return Response(status_code=206 if part else 200, headers=headers, media_type=entity.media_type)
     chunks = storage.chunks(entity.session_id, entity.file.name, start, end)
     return StreamingResponse(in_thread(chunks), 206 if part else 200, headers, entity.media_type)
+
+
+def head_only(headers: Mapping[str, str], media_type: str) -> Response:
+    """The answer to a HEAD for a file that is not made yet, and so has no length."""
+    response = Response(headers=dict(headers), media_type=media_type)
+    del response.headers["content-length"]
+    return response
 
 
 async def in_thread(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 import anyio.to_thread
 from fastapi import APIRouter, Query
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -16,7 +15,7 @@ from service.api.export_files import ExportKey, etag_of
 from service.api.health import has_room
 from service.api.mask_pngs import png_of
 from service.api.pictures import frames_of
-from service.api.ranges import Entity, in_thread, send
+from service.api.ranges import Entity, head_only, in_thread, send
 from service.api.services import Services
 from service.api.sessions import OwnerDep, ServicesDep, find, refusals
 from service.archive import read_archive
@@ -199,23 +198,30 @@ async def get_masks(
     headers = {"Content-Disposition": f'attachment; filename="{session_id}-{format}.{suffix}"'}
     asked = _Asked(format, record, reader.masks, str(request.base_url))
     if complete and await has_room(services):
-        return await _kept(services, asked, request.headers, headers)
+        return await _kept(services, asked, request, headers)
+    if request.method == "HEAD":
+        return head_only(headers, _MEDIA[suffix])
     return StreamingResponse(in_thread(asked.make(services)), headers=headers, media_type=_MEDIA[suffix])
 
 
-async def _kept(services: Services, asked: _Asked, wanted: Headers, headers: dict[str, str]) -> Response:
+router.add_api_route("/sessions/{session_id}/masks", get_masks, methods=["HEAD"], include_in_schema=False)
+
+
+async def _kept(services: Services, asked: _Asked, request: Request, headers: dict[str, str]) -> Response:
     """A file from storage; while it is being made, all of it as it grows, or the end of the making for a range."""
     suffix = _SUFFIX[asked.format]
     key = ExportKey(asked.record.id, asked.format, asked.record.next_seq, suffix)
     file = await services.exports.find(key)
     if file is None:
+        if request.method == "HEAD":  # nobody knows its length yet, and nobody has asked to make it
+            return head_only(headers, _MEDIA[suffix])
         build = services.exports.build(key, lambda: asked.make(services))
-        if "range" not in wanted:
+        if "range" not in request.headers:
             headers = {**headers, "ETag": etag_of(build.name), "Accept-Ranges": "bytes"}
             return StreamingResponse(build.follow(), headers=headers, media_type=_MEDIA[suffix])
         file = await build.finished()
     entity = Entity(asked.record.id, file, etag_of(file.name), _MEDIA[suffix])
-    return send(services.storage, entity, wanted, headers)
+    return send(services.storage, entity, request, headers)
 
 
 @router.get(

@@ -70,6 +70,8 @@ async def test_every_format_is_made_once_and_comes_in_parts(api: ApiServer, scen
         assert rest.headers["content-range"] == f"bytes {size // 2}-{size - 1}/{size}"
         assert api.http.get(url, headers={"Range": f"bytes={size}-"}).status_code == 416
         assert api.http.get(url, headers={"If-None-Match": etag}).status_code == 304
+        head = api.http.head(url)
+        assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(size))
     assert len(exports(scene, session)) == len(FORMATS)
 
 
@@ -92,7 +94,9 @@ async def test_pycocotools_reads_the_same_masks_pixel_for_pixel(api: ApiServer, 
 
 
 @pytest.mark.anyio
-async def test_a_range_may_be_the_first_thing_asked_for(api: ApiServer, session: str) -> None:
+async def test_a_range_may_be_the_first_thing_asked_for(api: ApiServer, scene: Scene, session: str) -> None:
+    unmade = api.http.head(f"{session}/masks?format=cvat")
+    assert unmade.status_code == 200 and "content-length" not in unmade.headers and exports(scene, session) == []
     part = api.http.get(f"{session}/masks?format=cvat", headers={"Range": "bytes=0-4"})
     assert (part.status_code, part.content) == (206, b"<?xml")
     changed = api.http.get(f"{session}/masks?format=cvat", headers={"Range": "bytes=0-4", "If-Range": '"other"'})

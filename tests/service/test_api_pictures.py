@@ -77,6 +77,10 @@ def test_ranges_as_the_standard_has_them(
     answer = api.http.get(f"{session}/video", headers={k: v.replace("ETAG", etag) for k, v in asked.items()})
     assert (answer.status_code, answer.content) == (status, clip[span[0] : span[1]])
     assert answer.headers["etag"] == etag
+    head = api.http.head(f"{session}/video", headers={k: v.replace("ETAG", etag) for k, v in asked.items()})
+    assert (head.status_code, head.content) == (status, b"")
+    if status in (200, 206):
+        assert head.headers["content-length"] == answer.headers["content-length"] == str(len(answer.content))
     if status == 416:
         assert answer.headers["content-range"] == f"bytes */{len(clip)}"
 
