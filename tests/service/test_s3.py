@@ -155,7 +155,7 @@ def worker_host(settings: Settings, folder: Path) -> Scene:
     """A worker's host: the same Redis and bucket, another disk."""
     scene = make_scene(settings.redis_url or "", settings.redis_prefix, folder)
     shared = {"storage_url": settings.storage_url, "s3_endpoint": settings.s3_endpoint}
-    return Scene(scene.settings.model_copy(update=shared), scene.storage, scene.services)
+    return Scene(scene.settings.model_copy(update=shared), scene.storage, scene.services, environment=dict(ACCESS))
 
 
 def masks_of(api: ApiServer, session: str) -> list[dict[str, object]]:
