@@ -2,7 +2,8 @@
 
     python -m benchmarks.key_similarity CLIPS_DIR --engine deaot-t --steps 6
 
-Cosine of last-layer keys between frame t and the reference frame, same identity only, for pure cells.
+Cosine between the keys of frame t and those of all earlier ones. AOT: last-layer keys, same identity, pure cells; STM
+and AFB-URR: the keys of each channel's bank.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from engines.aot.config import VARIANTS
 from engines.aot.memory import PURE, cell_labels, match_feature
+from engines.aot.track import AotTrack
 from engines.banks.similarity import Targets, nearest
 from engines.registry import create
+from engines.space_time.track import SpaceTimeTrack
 from engines.training.evaluate import object_ids
 from engines.training.evaluation_clips import AnnotatedClip, find_clips
 from engines.types import MemoryPolicy, Size
@@ -25,6 +29,7 @@ EDGES = (-1.0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 1.001)
 
 
 def scores(engine_name: str, clip: AnnotatedClip, steps: int) -> np.ndarray:
+    """[n] cosine of every new key with its nearest older one."""
     engine = create(engine_name)
     frames, label_map = clip.frames(), clip.label_map(0)
     track = engine.open(Size.of(label_map), MemoryPolicy(kind="every_k", memorize_every=1))
@@ -32,15 +37,31 @@ def scores(engine_name: str, clip: AnnotatedClip, steps: int) -> np.ndarray:
     found = []
     for _ in range(steps):
         engine.propagate([track], [next(frames)])
-        bank = track.groups[0].long_term.bank
+        found += _of_channels(track) if isinstance(track, SpaceTimeTrack) else _of_groups(track, engine_name)
+    return torch.cat(found).numpy()
+
+
+def _of_channels(track: SpaceTimeTrack) -> list[Tensor]:
+    found = []
+    for bank in (track.banks[channel] for channel in track.banks):
+        keys, newest = bank.view("key"), bank.arrival() == track.steps
+        if bool(newest.any()):
+            found.append(nearest(keys[newest], Targets(keys[~newest]), metric="cosine")[0])
+    return found
+
+
+def _of_groups(track: AotTrack, engine_name: str) -> list[Tensor]:
+    found = []
+    for group in track.groups:
+        bank = group.long_term.bank
         keys, identity = bank.view(match_feature(VARIANTS[engine_name])), bank.identity()
-        tokens = track.groups[0].short_term[0][-1].key[0]
+        tokens = group.short_term[0][-1].key[0]
         older = Targets(keys[: -len(tokens)], identity=identity[: -len(tokens)])
         own = identity[-len(tokens) :]
         cells = cell_labels(torch.from_numpy(track.labels), 11, aligned=VARIANTS[engine_name].align_corners)
         best, _ = nearest(tokens, older, metric="cosine", identity=own)
         found.append(best[cells.share >= PURE])
-    return torch.cat(found).numpy()
+    return found
 
 
 def main() -> None:
