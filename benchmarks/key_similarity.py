@@ -44,9 +44,8 @@ def scores(engine_name: str, clip: AnnotatedClip, steps: int) -> np.ndarray:
 def _of_channels(track: SpaceTimeTrack) -> list[Tensor]:
     found = []
     for bank in (track.banks[channel] for channel in track.banks):
-        keys, newest = bank.view("key"), bank.arrival() == track.steps
-        if bool(newest.any()):
-            found.append(nearest(keys[newest], Targets(keys[~newest]), metric="cosine")[0])
+        keys, cells = bank.view("key"), track.geometry.cells
+        found.append(nearest(keys[-cells:], Targets(keys[:-cells]), metric="cosine")[0])
     return found
 
 
