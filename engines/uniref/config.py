@@ -34,7 +34,8 @@ class UniRefConfig:
     share_unifusion: one fusion block serves all four levels (published); False gives each level its own.
     rvos_mask_reference: text video segmentation also looks at the masks found so far (published); False is text only.
     mask_encoder_widths: channels of the mask encoder's four stages. dense_head: a mask straight from the fused
-    features, beside those of the queries (light variant only; not published).
+    features, beside those of the queries. coordinates: a projection of every cell's (x, y) is added to the features
+    before the fusion, so that a text can speak of places (both: light variant only; not published).
     """
 
     backbone: Backbone = "resnet50"
@@ -54,6 +55,7 @@ class UniRefConfig:
     mask_channels: int = 8
     mask_encoder_widths: tuple[int, int, int, int] = (64, 128, 256, 512)
     dense_head: bool = False
+    coordinates: bool = False
     text: TextConfig = field(default_factory=TextConfig)
 
     def __post_init__(self) -> None:
@@ -70,7 +72,7 @@ VARIANTS: dict[str, UniRefConfig] = {
     "uniref-l": UniRefConfig(backbone="swin_l"),
     "uniref-t": UniRefConfig(
         backbone="mobilenetv2",
-        hidden_dim=96,
+        hidden_dim=64,
         heads=4,
         encoder_layers=2,
         decoder_layers=2,
@@ -78,16 +80,17 @@ VARIANTS: dict[str, UniRefConfig] = {
         num_queries=20,
         dropout=0.0,
         fusion_heads=4,
-        fusion_head_dim=96,
-        mask_encoder_widths=(16, 32, 64, 96),
+        fusion_head_dim=64,
+        mask_encoder_widths=(16, 32, 48, 64),
         dense_head=True,
+        coordinates=True,
         text=TextConfig(
             kind="words",
             vocabulary_size=len(WORDS),
-            width=96,
+            width=64,
             layers=2,
             heads=4,
-            feedforward=192,
+            feedforward=128,
             max_positions=32,
             context_length=32,
         ),

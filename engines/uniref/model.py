@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from engines.uniref.config import UniRefConfig
 from engines.uniref.mask_encoder import MaskEncoder
 from engines.uniref.mask_head import MaskHead, aligned_bilinear
-from engines.uniref.position import position_encoding
+from engines.uniref.position import coordinates, position_encoding
 from engines.uniref.preprocess import ImageBatch
 from engines.uniref.text import build_text_encoder
 from engines.uniref.transformer import Decoded, DeformableTransformer
@@ -103,6 +103,7 @@ class UniRef(nn.Module):
             nn.Sequential(nn.Conv2d(width, dim, 1), nn.GroupNorm(32, dim)) for width in channels[1:]
         )
         self.input_proj.append(nn.Sequential(nn.Conv2d(channels[-1], dim, 3, 2, 1), nn.GroupNorm(32, dim)))
+        self.places = nn.Conv2d(2, dim, 1) if config.coordinates else None
         self.text_encoder = build_text_encoder(config.text, dim)
         self.mask_encoder = MaskEncoder(dim, config.mask_encoder_widths)
         self.fusion = UniFusionPyramid(
@@ -119,6 +120,8 @@ class UniRef(nn.Module):
         paddings = [_shrink(batch.padding, level.shape[-2:]) for level in levels[:3]]
         paddings.append(_shrink(paddings[0], levels[3].shape[-2:]))
         positions = [position_encoding(mask, self.config.hidden_dim) for mask in paddings]
+        if self.places is not None:
+            levels = [level + self.places(coordinates(mask)) for level, mask in zip(levels, paddings, strict=True)]
         return ImageFeatures(batch, levels, maps[0], paddings, positions)
 
     def encode_text(self, ids: Tensor, attention: Tensor) -> Reference:

@@ -27,3 +27,14 @@ def position_encoding(padding: Tensor, dim: int) -> Tensor:
         last = count.select(axis, -1).unsqueeze(axis)
         encoded.append(sine((count - 0.5) / (last + 1e-6) * (2 * math.pi), dim // 2))
     return torch.cat(encoded, -1).permute(0, 3, 1, 2)
+
+
+def coordinates(padding: Tensor) -> Tensor:
+    """[B, H, W] padding (True = padding) to [B, 2, H, W]: x and y of every cell's centre, -1..1 over the valid size."""
+    valid = (~padding).float()
+    found = []
+    for axis in (2, 1):
+        count = valid.cumsum(axis)
+        last = count.select(axis, -1).unsqueeze(axis)
+        found.append(2 * (count - 0.5) / (last + 1e-6) - 1)
+    return torch.stack(found, 1)
