@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from engines.prompts.grabcut import Box, Point
 from engines.prompts.resolver import ReferenceResolver
+from engines.prompts.window import Box, Point
 from engines.registry import create
 from service.demo_clip import render
 from service.overlay import draw_overlay

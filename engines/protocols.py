@@ -174,4 +174,13 @@ class Proposer(Protocol):
         ...
 
 
+@runtime_checkable
+class ThoroughProposer(Proposer, Protocol):
+    """A proposer that can also look closer."""
+
+    def thorough(self) -> Proposer:
+        """A slower proposer on the same weights that finds smaller objects too."""
+        ...
+
+
 Meta = Mapping[str, int | str]

@@ -13,29 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import UnusableReference
+from engines.prompts.contrast import unlike_surroundings
+from engines.prompts.window import Box, Mask, Point, Window, box_of
 from engines.types import Frame
 
-Mask = NDArray[np.bool_]
 _ROUNDS = 5
-
-
-@dataclass(frozen=True)
-class Box:
-    """Left, top, width and height in pixels, as displayed."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-
-
-@dataclass(frozen=True)
-class Point:
-    """A click at (x, y) pixels: on the object, or on what is not the object."""
-
-    x: float
-    y: float
-    on_object: bool = True
 
 
 @dataclass(frozen=True)
@@ -45,7 +27,10 @@ class GrabCutConfig:
     point_radius: of the disc that surely belongs to a click, as a share of the shorter side. reach: how far from a
     click an object is looked for, the same way. colour_distance: CIE Lab distance up to which a pixel is like a click.
     region_core, region_reach: shares of a rough region's size (the root of its area): how far inside its rim it is
-    surely right, and how far outside it may still grow.
+    surely right, and how far outside it may still grow. ring: how far its surroundings reach, the same way. least_own:
+    share of a region that must not look like its surroundings before they are told apart by colour. named_reach: how
+    far from pixels of the colour asked for a part of another colour may lie, as a share of their size.
+    least_kept: IoU with the region under which a cut strays; less where a named colour guides it.
     """
 
     long_side: int = 480
@@ -55,6 +40,11 @@ class GrabCutConfig:
     colour_distance: float = 18.0
     region_core: float = 0.12
     region_reach: float = 0.12
+    ring: float = 0.5
+    least_own: float = 0.3
+    named_reach: float = 0.3
+    least_kept: float = 0.4
+    least_kept_named: float = 0.2
 
 
 def mask_from_box(frame: Frame, box: Box, config: GrabCutConfig | None = None) -> Mask:
@@ -64,7 +54,7 @@ def mask_from_box(frame: Frame, box: Box, config: GrabCutConfig | None = None) -
     """
     check_box(box, frame.shape[0], frame.shape[1])
     config = config or GrabCutConfig()
-    window = _Window.around(frame, box, config)
+    window = Window.around(frame, box, config.context, config.long_side)
     left, top, right, bottom = window.to_inner(box)
     labels = np.zeros(window.image.shape[:2], np.uint8)  # 0: surely background
     labels[top:bottom, left:right] = 3  # probably object
@@ -88,7 +78,7 @@ def mask_from_points(frame: Frame, points: Sequence[Point], config: GrabCutConfi
     height, width = frame.shape[:2]
     check_points(points, height, width)
     config = config or GrabCutConfig()
-    window = _Window.around(frame, Box(0, 0, width, height), config)
+    window = Window.around(frame, Box(0, 0, width, height), config.context, config.long_side)
     side = min(window.image.shape[:2])
     radius = max(1, round(config.point_radius * side))
     labels = _point_labels(window, points, radius, round(config.reach * side), config.colour_distance)
@@ -106,7 +96,7 @@ def mask_from_region(frame: Frame, region: Mask, config: GrabCutConfig | None = 
     import cv2
 
     config = config or GrabCutConfig()
-    window = _Window.around(frame, _box_of(region), config)
+    window = Window.around(frame, box_of(region), config.context, config.long_side)
     rough = window.of_frame(region)
     size = float(np.sqrt(rough.sum()))
     core = np.asarray(cv2.erode(rough.astype(np.uint8), _round_kernel(config.region_core * size)), bool)
@@ -115,6 +105,34 @@ def mask_from_region(frame: Frame, region: Mask, config: GrabCutConfig | None = 
     found = _cut(window.image, labels)
     both, either = int((found & rough).sum()), int((found | rough).sum())
     return window.to_frame(_largest_parts(found if either and both / either > 0.4 else rough))
+
+
+def sharpen(frame: Frame, region: Mask, named: Mask | None = None, config: GrabCutConfig | None = None) -> Mask:
+    """[H, W] bool: a good region [H, W] without what it took along of its surroundings: shadow, water, road.
+
+    Only pixels whose colours its surroundings lack start as the object; where a colour was asked for, those that are
+    `named` ([H, W], of that colour) and what lies near them. The region itself where they are too few, or where the
+    cut strays from it.
+    """
+    import cv2
+
+    config = config or GrabCutConfig()
+    window = Window.around(frame, box_of(region), config.context, config.long_side)
+    rough = window.of_frame(region)
+    size = float(np.sqrt(rough.sum()))
+    around = np.asarray(cv2.dilate(rough.astype(np.uint8), _round_kernel(config.region_reach * size)), bool)
+    ring = np.asarray(cv2.dilate(rough.astype(np.uint8), _round_kernel(config.ring * size)), bool) & ~around
+    own = rough & unlike_surroundings(window.image, rough, ring)
+    sure = own if named is None else rough & window.of_frame(named)
+    own &= _near(sure, config.named_reach)
+    if not ring.any() or (own | sure).sum() < config.least_own * rough.sum():
+        return region
+    core = np.asarray(cv2.erode(rough.astype(np.uint8), _round_kernel(config.region_core * size)), bool)
+    labels = np.where(core & sure, 1, np.where(own | sure, 3, np.where(around, 2, 0))).astype(np.uint8)
+    found = _cut(window.image, labels)
+    both, either = int((found & rough).sum()), int((found | rough).sum())
+    least = config.least_kept if named is None else config.least_kept_named
+    return window.to_frame(_largest_parts(found)) if either and both / either > least else region
 
 
 def check_box(box: Box, height: int, width: int) -> None:
@@ -140,65 +158,6 @@ def check_points(points: Sequence[Point], height: int, width: int) -> None:
         raise UnusableReference("no point lies on the object; give at least one that does")
 
 
-@dataclass(frozen=True)
-class _Window:
-    """The part of a frame that is cut, scaled down. image: [h, w, 3] uint8 RGB."""
-
-    image: Frame
-    left: int
-    top: int
-    width: int
-    height: int
-    frame_shape: tuple[int, int]
-
-    @classmethod
-    def around(cls, frame: Frame, box: Box, config: GrabCutConfig) -> _Window:
-        import cv2
-
-        height, width = frame.shape[:2]
-        margin_x, margin_y = box.width * config.context + 2, box.height * config.context + 2
-        left, top = max(0, int(box.x - margin_x)), max(0, int(box.y - margin_y))
-        right = min(width, int(np.ceil(box.x + box.width + margin_x)))
-        bottom = min(height, int(np.ceil(box.y + box.height + margin_y)))
-        part = frame[top:bottom, left:right]
-        scale = min(1.0, config.long_side / max(part.shape[:2]))
-        size = (max(4, round((right - left) * scale)), max(4, round((bottom - top) * scale)))
-        image = np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA), np.uint8)
-        return cls(image, left, top, right - left, bottom - top, (height, width))
-
-    def to_inner(self, box: Box) -> tuple[int, int, int, int]:
-        """Left, top, right, bottom of a box in the window's pixels; at least one pixel each way."""
-        scale_x, scale_y = self.image.shape[1] / self.width, self.image.shape[0] / self.height
-        left = min(int((box.x - self.left) * scale_x), self.image.shape[1] - 1)
-        top = min(int((box.y - self.top) * scale_y), self.image.shape[0] - 1)
-        right = min(max(left + 1, round((box.x + box.width - self.left) * scale_x)), self.image.shape[1])
-        bottom = min(max(top + 1, round((box.y + box.height - self.top) * scale_y)), self.image.shape[0])
-        return left, top, right, bottom
-
-    def point(self, point: Point) -> tuple[int, int]:
-        """(x, y) in the window's pixels."""
-        x = int((point.x - self.left) * self.image.shape[1] / self.width)
-        y = int((point.y - self.top) * self.image.shape[0] / self.height)
-        return min(x, self.image.shape[1] - 1), min(y, self.image.shape[0] - 1)
-
-    def of_frame(self, mask: Mask) -> Mask:
-        """The window's part of a mask of the frame's size, scaled as the image is."""
-        import cv2
-
-        part = mask[self.top : self.top + self.height, self.left : self.left + self.width].astype(np.float32)
-        size = (self.image.shape[1], self.image.shape[0])
-        return np.asarray(cv2.resize(part, size, interpolation=cv2.INTER_AREA)) >= 0.5
-
-    def to_frame(self, mask: Mask) -> Mask:
-        """The window's mask laid into a mask of the frame's size."""
-        import cv2
-
-        soft = cv2.resize(mask.astype(np.float32), (self.width, self.height), interpolation=cv2.INTER_LINEAR)
-        result = np.zeros(self.frame_shape, bool)
-        result[self.top : self.top + self.height, self.left : self.left + self.width] = np.asarray(soft) >= 0.5
-        return result
-
-
 def _cut(image: Frame, labels: NDArray[np.uint8]) -> Mask:
     """GrabCut from labels (0, 1 surely and 2, 3 probably background and object). The labels stay as they are."""
     import cv2
@@ -214,7 +173,7 @@ def _cut(image: Frame, labels: NDArray[np.uint8]) -> Mask:
 
 
 def _point_labels(
-    window: _Window, points: Sequence[Point], radius: int, reach: int, colour_distance: float
+    window: Window, points: Sequence[Point], radius: int, reach: int, colour_distance: float
 ) -> NDArray[np.uint8]:
     """Clicks are sure; what is connected to those on the object by a like colour is probably the object."""
     import cv2
@@ -244,10 +203,14 @@ def _round_kernel(radius: float) -> NDArray[np.uint8]:
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)), np.uint8)
 
 
-def _box_of(mask: Mask) -> Box:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    size = (int(columns[-1] - columns[0]) + 1, int(rows[-1] - rows[0]) + 1)
-    return Box(float(columns[0]), float(rows[0]), float(size[0]), float(size[1]))
+def _near(mask: Mask, reach: float) -> Mask:
+    """Pixels closer to a mask than `reach` times the root of its area; all where the mask is empty."""
+    import cv2
+
+    if not mask.any():
+        return np.ones_like(mask)
+    away = np.asarray(cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 3))
+    return np.asarray(away < reach * np.sqrt(mask.sum()))
 
 
 def _disc(mask: Mask, centre: tuple[int, int], radius: int, value: bool) -> None:

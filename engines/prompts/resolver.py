@@ -14,10 +14,13 @@ import torch
 from numpy.typing import NDArray
 
 from engines.errors import UnusableReference, WeightsError
+from engines.prompts.candidates import CandidateProposer
+from engines.prompts.colours import NAMES, name_map, to_lab
 from engines.prompts.exemplar_rules import most_alike
-from engines.prompts.grabcut import Box, Point, mask_from_box, mask_from_points
-from engines.prompts.text_grammar import TextQuery, parse
-from engines.prompts.text_rules import RuleConfig, select
+from engines.prompts.grabcut import mask_from_box, mask_from_points, sharpen
+from engines.prompts.text_grammar import parse
+from engines.prompts.text_rules import agreed, select
+from engines.prompts.window import Box, Point
 from engines.proposals.colour_regions import ColourRegionProposer
 from engines.proposals.moving import MovingProposer
 from engines.proposals.pool import PooledProposer
@@ -29,7 +32,6 @@ from engines.types import Frame, LabelMap
 _log = logging.getLogger(__name__)
 _AUTO_SHARE = 0.35  # of the best proposal's rank, below which a further one is no object of its own
 _GROUNDED = 0.5
-_CLEARLY = RuleConfig(colour_floor=0.3)
 _UNSURE = 0.3  # the score under which the published rules say "not here"
 
 
@@ -48,6 +50,7 @@ class ReferenceResolver:
         self._device = device
         self._network: Proposer | None = None
         self._asked = False
+        self._found: CandidateProposer | None = None
 
     def box(self, frame: Frame, box: Box) -> Resolved:
         """The object in a box (pixels of the frame). Raises UnusableReference."""
@@ -60,44 +63,48 @@ class ReferenceResolver:
     def text(self, frames: Sequence[Frame], text: str, engine: Engine) -> Resolved:
         """The object that a text describes. Raises UnusableReference, UnsupportedReference."""
         if isinstance(engine, ReferenceSegmenter) and "text" in engine.spec.info.reference_kinds:
-            return _grounded(engine.ground(frames[0], text=text), f"the text {text!r}")
-        return Resolved(self._by_rules(parse(text), frames))
+            return self.read_by_network(frames, text, engine)
+        return Resolved(self.read_by_rules(frames, text))
 
     def exemplar(self, frames: Sequence[Frame], exemplar: Frame, exemplar_mask: LabelMap, engine: Engine) -> Resolved:
         """The object that looks like the one marked in another picture. Raises UnusableReference."""
         if isinstance(engine, ReferenceSegmenter) and "exemplar" in engine.spec.info.reference_kinds:
             found = engine.ground(frames[0], exemplar=exemplar, exemplar_mask=exemplar_mask)
             return _grounded(found, "the exemplar")
-        proposals = self._pool(regions=True).propose(frames)
-        best = most_alike(frames[0], proposals, exemplar, exemplar_mask)
+        best = most_alike(frames[0], self._candidates(frames), exemplar, exemplar_mask)
         warning = f"exemplar: {engine.spec.info.name} does not compare pictures; the object was found by colour alone"
-        return Resolved(best[0].mask, (warning,))
+        return Resolved(sharpen(frames[0], best[0].mask), (warning,))
 
     def find_objects(self, frames: Sequence[Frame], max_objects: int) -> LabelMap:
         """[H, W] label map of what stands out in the first frame, ids from 1 by rank. Raises UnusableReference."""
-        found = self._pool(regions=False).propose(frames)
+        found = self._objects(frames)
         if not found:
             raise UnusableReference(
                 "no object stands out in the first frame: nothing moves on its own there. Give a mask, a box or a text"
             )
-        return compose(_leading(found), max_objects)
+        sharp = [Proposal(sharpen(frames[0], each.mask), each.score) for each in _leading(found)]
+        return compose(sharp, max_objects)
 
-    def _by_rules(self, query: TextQuery, frames: Sequence[Frame]) -> NDArray[np.bool_]:
-        """Objects come first, parts of one colour only where none clearly fits: a part must not win over its whole."""
-        try:
-            found = select(query, frames[0], self._pool(regions=False).propose(frames), _CLEARLY)
-        except UnusableReference:
-            found = select(query, frames[0], self._pool(regions=True).propose(frames))
-        return found[0].mask
+    def read_by_rules(self, frames: Sequence[Frame], text: str) -> NDArray[np.bool_]:
+        """[H, W] what the small grammar takes a text to mean. Raises UnusableReference, UnsupportedReference."""
+        query = parse(text)
+        found = select(query, frames[0], self._candidates(frames))
+        mask = agreed(found) if query.ordinal is None else found[0].mask
+        return sharpen(frames[0], mask, _named(frames[0], query.colours) if query.colours else None)
 
-    def _pool(self, *, regions: bool) -> PooledProposer:
-        """regions: whether parts of one colour count as proposals beside what the network sees and what moves."""
-        proposers: list[Proposer] = [MovingProposer()]
+    def read_by_network(self, frames: Sequence[Frame], text: str, engine: ReferenceSegmenter) -> Resolved:
+        """What an engine takes a text to mean. Raises UnusableReference, UnsupportedReference."""
+        return _grounded(engine.ground(frames[0], text=text), f"the text {text!r}")
+
+    def _objects(self, frames: Sequence[Frame]) -> list[Proposal]:
+        """What the network sees and what moves; regions of one colour only where there is neither."""
         network = self._load_network()
-        if network is not None:
-            proposers.insert(0, network)
-        by_colour = ColourRegionProposer()
-        return PooledProposer([*proposers, by_colour]) if regions else PooledProposer(proposers, fallback=by_colour)
+        proposers = [MovingProposer()] if network is None else [network, MovingProposer()]
+        return PooledProposer(proposers, fallback=ColourRegionProposer()).propose(frames)
+
+    def _candidates(self, frames: Sequence[Frame]) -> list[Proposal]:
+        self._found = self._found or CandidateProposer(self._load_network())
+        return self._found.propose(frames)
 
     def _load_network(self) -> Proposer | None:
         """The network's starter weights, if this installation has any."""
@@ -108,6 +115,11 @@ class ReferenceResolver:
             except WeightsError as error:
                 _log.info("proposals without a network: %s", error)
         return self._network
+
+
+def _named(frame: Frame, colours: Sequence[str]) -> NDArray[np.bool_]:
+    """[H, W] pixels that have one of the colours."""
+    return np.isin(name_map(to_lab(frame)), [NAMES.index(name) for name in colours])
 
 
 def _leading(proposals: Sequence[Proposal]) -> list[Proposal]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from engines.errors import UnsupportedReference
 from engines.prompts.words import COLOURS, DIRECTIONS, GLUE, LIGHTNESS, MEANINGFUL, ORDINALS, SIZES, split_words
 
+Kind = Literal["colour", "size", "position", "ordinal", "combined"]
 _KNOWN = frozenset(MEANINGFUL) | frozenset(GLUE)
 
 
@@ -43,6 +45,20 @@ class TextQuery:
     def is_empty(self) -> bool:
         """Whether no word of the expression says which object is meant."""
         return replace(self, unknown=()) == TextQuery()
+
+    @property
+    def kind(self) -> Kind:
+        """What tells the object apart; "combined" for more than one thing. Dark and light count as colours."""
+        if self.ordinal is not None:
+            return "ordinal"
+        said: list[Kind] = []
+        if self.colours or self.lightness:
+            said.append("colour")
+        if self.size:
+            said.append("size")
+        if self.directions:
+            said.append("position")
+        return said[0] if len(said) == 1 else "combined"
 
 
 def parse(text: str, free_text_engines: Sequence[str] = ()) -> TextQuery:

@@ -26,23 +26,33 @@ class RuleConfig:
     """countable: a proposal counts in an ordinal from this share of the best match on. apart: two countable ones share
 
     less than this of their area. prior: power of the proposal's own score beside the words.
-    colour_floor: share of a mask's pixels that must have the colour asked for.
+    colour_floor: share of a mask's pixels that must have the colour asked for. contrast: power of how far the colour
+    is the mask's rather than that of the rest of the frame: what has few pixels of a colour that nothing else has is
+    meant, not the largest piece of what everything is made of. nearly, same_thing: share of the best score,
+    and of the smaller of it and the best mask, from which a proposal has a say in where the object ends.
     """
 
     countable: float = 0.35
     apart: float = 0.3
-    prior: float = 0.6
-    colour_floor: float = 0.15
+    prior: float = 0.8
+    colour_floor: float = 0.1
+    contrast: float = 0.5
+    nearly: float = 0.5
+    same_thing: float = 0.5
 
 
 @dataclass(frozen=True)
 class _Looks:
-    """What the rules ask of one proposal, in shares: area of the frame, centre (x, y), pixels of each colour name."""
+    """What the rules ask of one proposal, in shares: area of the frame, centre (x, y), pixels of each colour name.
+
+    elsewhere: pixels of each colour name in the rest of the frame.
+    """
 
     area: float
     x: float
     y: float
     colours: NDArray[np.float64]
+    elsewhere: NDArray[np.float64]
     lightness: float
 
 
@@ -71,6 +81,22 @@ def select(
     return _by_ordinal(query.ordinal, pairs, config)
 
 
+def agreed(fitting: Sequence[Proposal], config: RuleConfig | None = None) -> NDArray[np.bool_]:
+    """[H, W] bool: what the best proposal and those that fit nearly as well and overlap it agree on.
+
+    fitting: best first, their scores are the votes. Water that moves with a swan is in one of several, the swan in all.
+    """
+    config = config or RuleConfig()
+    best = fitting[0]
+    voters = [
+        each
+        for each in fitting
+        if each.score >= config.nearly * best.score and _overlap(each.mask, best.mask) >= config.same_thing
+    ]
+    votes = sum(each.score * each.mask for each in voters)
+    return np.asarray(votes >= 0.5 * sum(each.score for each in voters))
+
+
 def _words(query: TextQuery) -> str:
     light = {-1: ("dark",), 0: (), 1: ("light",)}[query.lightness]
     size = {-1: ("small",), 0: (), 1: ("large",)}[query.size]
@@ -86,19 +112,21 @@ def _describe(frame: Frame, proposals: Sequence[Proposal]) -> list[_Looks]:
     size = (max(8, round(width * scale)), max(8, round(height * scale)))
     lab = to_lab(np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8))
     names = name_map(lab)
+    everywhere = np.bincount(names.ravel(), minlength=len(NAMES))
     looks = []
     for each in proposals:
         small = np.asarray(cv2.resize(each.mask.astype(np.uint8), size, interpolation=cv2.INTER_AREA)) > 0
         if not small.any():
             small[0, 0] = True
         rows, columns = np.nonzero(small)
-        shares = np.bincount(names[small], minlength=len(NAMES)) / len(rows)
+        inside = np.bincount(names[small], minlength=len(NAMES))
         looks.append(
             _Looks(
                 area=float(each.mask.mean()),
                 x=float(columns.mean() + 0.5) / size[0],
                 y=float(rows.mean() + 0.5) / size[1],
-                colours=shares,
+                colours=inside / len(rows),
+                elsewhere=(everywhere - inside) / max(1, names.size - len(rows)),
                 lightness=float(lab[..., 0][small].mean()) / 100.0,
             )
         )
@@ -113,8 +141,7 @@ def _fits(query: TextQuery, looks: Sequence[_Looks], config: RuleConfig) -> list
     for look in looks:
         fit = 1.0
         if query.colours:
-            share = float(sum(look.colours[NAMES.index(name)] for name in query.colours))
-            fit *= share if share >= config.colour_floor else 0.0
+            fit *= _colour_fit(query.colours, look, config)
         if query.lightness:
             fit *= look.lightness if query.lightness > 0 else 1.0 - look.lightness
         if query.size:
@@ -123,6 +150,14 @@ def _fits(query: TextQuery, looks: Sequence[_Looks], config: RuleConfig) -> list
             fit *= _closeness(look, direction) ** 2
         fits.append(fit)
     return fits
+
+
+def _colour_fit(colours: Sequence[str], look: _Looks, config: RuleConfig) -> float:
+    wanted = [NAMES.index(name) for name in colours]
+    share, elsewhere = float(look.colours[wanted].sum()), float(look.elsewhere[wanted].sum())
+    if share < config.colour_floor:
+        return 0.0
+    return float(share * (share / (share + elsewhere)) ** config.contrast)
 
 
 def _closeness(look: _Looks, direction: str) -> float:

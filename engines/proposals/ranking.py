@@ -39,10 +39,14 @@ def rank(
     config = config or RankingConfig()
     moving = _moving(motion, config)
     weighed = [Proposal(each.mask, weight) for each in proposals if (weight := _weight(each, moving, config)) > 0.0]
-    weighed.sort(key=lambda each: each.score, reverse=True)
+    return drop_repeats(weighed, config.same_iou)
+
+
+def drop_repeats(proposals: Iterable[Proposal], same_iou: float) -> list[Proposal]:
+    """Best score first, without those that overlap a better one by `same_iou`."""
     kept: list[Proposal] = []
-    for each in weighed:
-        if all(iou(each.mask, better.mask) < config.same_iou for better in kept):
+    for each in sorted(proposals, key=lambda each: each.score, reverse=True):
+        if all(iou(each.mask, better.mask) < same_iou for better in kept):
             kept.append(each)
     return kept
 

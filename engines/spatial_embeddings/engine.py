@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from engines.checkpoint import load_checkpoint
 from engines.prompts.grabcut import GrabCutConfig, mask_from_region
 from engines.proposals.camera_motion import residual_motion
-from engines.proposals.ranking import rank
+from engines.proposals.ranking import drop_repeats, rank
 from engines.protocols import Proposal
 from engines.registry import Weights
 from engines.spatial_embeddings.clustering import Instance, cluster, embed_pixels
@@ -24,6 +24,7 @@ from engines.types import Frame, Size
 
 _PUBLISHED_SHORT_SIDE = 1024
 _PUBLISHED_PIXELS = 1024 * 2048
+_FINER = (1.5, 2.0)
 _COARSE = GrabCutConfig(long_side=320, context=0.8, region_core=0.3, region_reach=0.5)
 
 
@@ -32,6 +33,8 @@ class ProposeConfig:
     """net_short_side: pixels that frames are scaled down to. long_side: at most this many pixels, whatever the shape.
 
     refine_top: so many of the best proposals are redrawn along the picture's colours, for weights with coarse masks.
+    finer: multiples of net_short_side at which smaller objects are looked for as well; what is found twice counts once.
+    same_iou: from there on two masks are one object.
     cluster.min_pixels counts pixels of the network's size and is scaled with it from the published 1024 x 2048.
     """
 
@@ -40,10 +43,12 @@ class ProposeConfig:
     cluster: ClusterConfig = ClusterConfig(score_threshold=0.5)
     least_pixels: int = 24
     refine_top: int = 0
+    finer: tuple[float, ...] = ()
+    same_iou: float = 0.6
 
 
 class SpatialEmbeddingsProposer:
-    """Implements `Proposer`."""
+    """Implements `ThoroughProposer`."""
 
     def __init__(self, network: BranchedERFNet, config: ProposeConfig, weights_sha256: str = "") -> None:
         self.network = network
@@ -52,19 +57,27 @@ class SpatialEmbeddingsProposer:
 
     def propose(self, frames: Sequence[Frame]) -> list[Proposal]:
         """Instances of the first frame by seed and area; by motion too where later frames show any."""
-        found = self.instances(frames[0])
-        size = Size.of(frames[0])
-        motion = residual_motion(frames)
-        ranked = rank([Proposal(_to_frame(each.mask, size), each.score) for each in found], motion)
+        size, motion = Size.of(frames[0]), residual_motion(frames)
+        found: list[Proposal] = []
+        for scale in (1.0, *self.config.finer):
+            seen = self.instances(frames[0], round(scale * self.config.net_short_side))
+            found += rank([Proposal(_to_frame(each.mask, size), each.score) for each in seen], motion)
+        ranked = drop_repeats(found, self.config.same_iou)
         best, rest = ranked[: self.config.refine_top], ranked[self.config.refine_top :]
         redrawn = [Proposal(mask_from_region(frames[0], each.mask, _COARSE), each.score) for each in best]
         return [*redrawn, *rest]
 
+    def thorough(self) -> SpatialEmbeddingsProposer:
+        """The same weights at three sizes."""
+        return SpatialEmbeddingsProposer(self.network, replace(self.config, finer=_FINER), self.weights_sha256)
+
     @torch.inference_mode()
-    def instances(self, frame: Frame) -> list[Instance]:
-        """What the network finds, at its own size, in order of discovery."""
+    def instances(self, frame: Frame, short_side: int | None = None) -> list[Instance]:
+        """What the network finds, at its own size or another one, in order of discovery."""
         parameter = next(self.network.parameters())
-        image, inner = network_input(frame, self.config)
+        image, inner = network_input(
+            frame, replace(self.config, net_short_side=short_side or self.config.net_short_side)
+        )
         maps: Tensor = self.network(image.to(parameter.device, parameter.dtype))
         maps = maps[0, :, : inner.height, : inner.width].float()
         share = inner.height * inner.width / _PUBLISHED_PIXELS

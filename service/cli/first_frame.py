@@ -73,7 +73,7 @@ def resolve_first_frame(
 def _others(
     given: Given, frames: Sequence[NDArray[np.uint8]], engine: Engine, resolver: ReferenceResolver
 ) -> list[Resolved]:
-    from engines.prompts.grabcut import Box, Point
+    from engines.prompts.window import Box, Point
 
     found = [resolver.box(frames[0], Box(*_numbers("--box", text, 4))) for text in given.boxes]
     for text in given.points:

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import UnsupportedReference, UnusableReference
-from engines.prompts.grabcut import Box, Point
 from engines.prompts.resolver import ReferenceResolver, Resolved
+from engines.prompts.window import Box, Point
 from engines.protocols import Engine
 from engines.types import Frame, LabelMap
 from service.exemplars import read_exemplar

@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from engines.errors import UnusableReference
-from engines.prompts.grabcut import Box, Point, mask_from_box, mask_from_points, mask_from_region
+from engines.prompts.grabcut import mask_from_box, mask_from_points, mask_from_region, sharpen
+from engines.prompts.window import Box, Point
 from engines.proposals.ranking import iou
 
 HEIGHT, WIDTH = 120, 200
@@ -110,3 +111,24 @@ def test_points_that_name_nothing(points: list[Point], says: str) -> None:
     image, _, _ = scene()
     with pytest.raises(UnusableReference, match=says):
         mask_from_points(image, points)
+
+
+def test_what_was_taken_along_of_the_surroundings_is_given_back() -> None:
+    image, red, _ = scene()
+    rough = red | disc(85, 92, 20)
+    assert iou(rough, red) < 0.8
+    assert iou(sharpen(image, rough), red) > 0.9
+
+
+def test_a_named_colour_keeps_its_object_and_drops_the_other() -> None:
+    image, red, blue = scene()
+    both = red | blue | disc(102, 58, 22)
+    named = (image[..., 0] > image[..., 2]) & (image[..., 0] > image[..., 1])
+    assert iou(sharpen(image, both, named), red) > 0.9
+
+
+def test_a_region_that_looks_like_its_surroundings_stays_as_it_is() -> None:
+    flat = np.full((60, 90, 3), 128, np.uint8)
+    region = np.zeros((60, 90), bool)
+    region[20:40, 30:60] = True
+    assert iou(sharpen(flat, region), region) == 1.0

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from engines.errors import UnknownEngine, UnsupportedReference, WeightsError
-from engines.protocols import Proposer
+from engines.protocols import Proposer, ThoroughProposer
 from engines.registry import create, create_proposer
 from engines.spatial_embeddings.config import ClusterConfig, NetworkConfig
 from engines.spatial_embeddings.engine import ProposeConfig, SpatialEmbeddingsProposer, network_input
@@ -44,6 +44,21 @@ def test_masks_lie_where_the_object_is(height: int, width: int) -> None:
     wrong = found.mask != (frame[..., 0] > 0)
     assert found.mask.shape == (height, width)
     assert wrong.sum() <= 4 * (height + width) / 2 * max(1.0, min(height, width) / 96)
+
+
+def test_a_closer_look_runs_at_three_sizes_and_counts_what_is_found_twice_once() -> None:
+    sizes = []
+
+    class Watched(Painted):
+        def forward(self, image: Tensor) -> Tensor:
+            sizes.append(image.shape[2])
+            return super().forward(image)
+
+    proposer = SpatialEmbeddingsProposer(Watched(NetworkConfig()), ProposeConfig(net_short_side=48))
+    closer = proposer.thorough()
+    assert isinstance(proposer, ThoroughProposer) and isinstance(closer, Proposer)
+    assert len(closer.propose([red_square(200, 300)])) == 1
+    assert sizes == [48, 72, 96]
 
 
 def test_input_is_padded_not_stretched() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,13 +11,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engines.errors import UnsupportedReference, UnusableReference
+from engines.prompts.candidates import CandidateProposer
 from engines.prompts.colours import NAMES, name_map, to_lab
 from engines.prompts.text_grammar import Ordinal, TextQuery, parse
-from engines.prompts.text_rules import select
+from engines.prompts.text_rules import agreed, select
 from engines.prompts.words import WORDS
 from engines.proposals.colour_regions import ColourRegionProposer
 from engines.proposals.ranking import iou
-from engines.protocols import Proposal
+from engines.protocols import Proposal, Proposer
+from engines.types import Frame
 from engines.uniref.words import WORDS as UNIREF_WORDS
 
 HEIGHT, WIDTH = 120, 240
@@ -141,3 +145,72 @@ def test_both_text_engines_know_the_same_words() -> None:
 def test_plain_colours_have_their_names(rgb: tuple[int, int, int], name: str) -> None:
     patch = np.full((2, 2, 3), rgb, np.uint8)
     assert {NAMES[index] for index in name_map(to_lab(patch)).ravel()} == {name}
+
+
+def test_what_good_candidates_share_is_the_object() -> None:
+    swan, water, rest = (np.zeros((20, 40), bool) for _ in range(3))
+    swan[5:15, 5:15], water[5:15, 15:35], rest[0:3, 30:40] = True, True, True
+    votes = [Proposal(swan | water, 0.5), Proposal(swan, 0.4), Proposal(swan | rest, 0.3), Proposal(rest, 0.1)]
+    np.testing.assert_array_equal(agreed(votes), swan)
+    np.testing.assert_array_equal(agreed([Proposal(swan | water, 0.5), Proposal(rest, 0.45)]), swan | water)
+
+
+def test_few_pixels_of_a_rare_colour_count_more_than_many_of_a_common_one() -> None:
+    image = np.full((60, 120, 3), (40, 60, 170), np.uint8)  # blue water
+    boat = np.zeros((60, 120), bool)
+    boat[20:40, 30:60] = True
+    image[boat] = (120, 120, 120)
+    image[20:40, 30:38] = (230, 230, 230)
+    wave = np.zeros((60, 120), bool)
+    wave[45:55, 60:110] = True
+    proposals = [Proposal(boat, 0.5), Proposal(wave, 0.5)]
+    assert select(parse("the white one"), image, proposals)[0].mask is boat
+    assert len(select(parse("the blue one"), image, proposals)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("the black one", "colour"),
+        ("a dark thing", "colour"),
+        ("the largest", "size"),
+        ("top left", "position"),
+        ("second from the right", "ordinal"),
+        ("the small red one", "combined"),
+    ],
+)
+def test_the_kind_of_an_expression(text: str, kind: str) -> None:
+    assert parse(text).kind == kind
+
+
+class _Counting:
+    def __init__(self, mask: Mask) -> None:
+        self.mask, self.asked = mask, 0
+
+    def propose(self, frames: Sequence[Frame]) -> list[Proposal]:
+        self.asked += 1
+        return [Proposal(self.mask, 0.5)]
+
+
+class _Closer(_Counting):
+    def thorough(self) -> Proposer:
+        return _Counting(~self.mask)
+
+
+def test_candidates_of_one_picture_are_looked_for_once() -> None:
+    image, masks = scene()
+    network = _Counting(masks["blue"])
+    candidates = CandidateProposer(network)
+    first, again = candidates.propose([image]), candidates.propose([image.copy()])
+    assert network.asked == 1 and [each.score for each in first] == [each.score for each in again]
+    assert first[0].mask is masks["blue"]  # ahead of its own region of one colour, and not twice
+    assert all(iou(each.mask, masks["blue"]) < 0.6 for each in first[1:])
+    candidates.propose([image[:, ::-1].copy()])
+    assert network.asked == 2
+
+
+def test_a_network_that_can_look_closer_does() -> None:
+    image, masks = scene()
+    network = _Closer(masks["blue"])
+    found = CandidateProposer(network).propose([image])
+    assert network.asked == 0 and any(np.array_equal(each.mask, ~masks["blue"]) for each in found)

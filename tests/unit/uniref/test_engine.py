@@ -107,11 +107,12 @@ def test_a_reference_matters(engine: UniRefEngine) -> None:
 def test_memory_is_bounded(engine: UniRefEngine) -> None:
     track = _started(engine)
     sizes = []
-    for step in range(4):
+    for step in range(6):
         engine.memorize(track, _frame(step), _labels(), object_ids=[2, 7])
         engine.propagate([track], [_frame(step + 1)])
         sizes.append(track.bank_bytes)
-    assert sizes[1] == sizes[2] == sizes[3] <= engine.track_bytes(SIZE, 2, MemoryPolicy())
+    # An object that is not surely seen has no previous frame, so a step may hold less than the one before.
+    assert max(sizes[3:]) <= max(sizes[:3]) <= engine.track_bytes(SIZE, 2, MemoryPolicy())
 
 
 def test_objects_of_one_frame_share_its_keys(engine: UniRefEngine) -> None:
