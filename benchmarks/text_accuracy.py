@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,19 @@ from benchmarks.expressions import draw_example, maker, read_stills, split
 from engines.errors import UnsupportedReference, UnusableReference
 from engines.prompts.resolver import ReferenceResolver
 from engines.proposals.ranking import iou
+from engines.protocols import ReferenceSegmenter
 from engines.registry import create
 from engines.types import Frame, Size
 
 SIZES = (Size(240, 320), Size(240, 240), Size(240, 400))
 Reader = Callable[[Sequence[Frame], str], NDArray[np.bool_]]
+
+
+def by_network(
+    resolver: ReferenceResolver, network: ReferenceSegmenter, frames: Sequence[Frame], text: str
+) -> NDArray[np.bool_]:
+    """`uniref-t` as it would be served."""
+    return resolver.read_by_network(frames, text, network).mask
 
 
 def overlap(read: Reader, frame: Frame, text: str, truth: NDArray[np.bool_]) -> float:
@@ -75,7 +84,8 @@ def main() -> None:
     readers: dict[str, Reader] = {"text-rules": resolver.read_by_rules}
     if options.weights is not None:
         network = create("uniref-t", weights=options.weights, device="cpu")
-        readers["uniref-t"] = lambda frames, text: resolver.read_by_network(frames, text, network).mask
+        if isinstance(network, ReferenceSegmenter):
+            readers["uniref-t"] = partial(by_network, resolver, network)
     print(table(measure(readers, options.data, options.scenes, options.seed)))
 
 
