@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     max_queue_length: PositiveInt = Field(default=256, description="Waiting sessions in all; beyond it 429")
     retry_after_s: PositiveInt = Field(default=10, description="What a refused client is told to wait")
     idempotency_ttl_s: PositiveInt = Field(default=24 * 3600, description="An Idempotency-Key is remembered this long")
-    orphan_age_s: PositiveInt = Field(default=3600, description="Files that nothing names are removed after this")
+    orphan_age_s: PositiveInt = Field(default=3600, description="Files that nothing names, and exports, go after this")
     janitor_interval_s: PositiveFloat = Field(default=300.0, description="Pause between two clean-ups")
 
     # Sockets
