@@ -5,11 +5,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-__all__ = ["AsyncClient", "Client", "create", "list_engines"]
+__all__ = ["AsyncClient", "Client", "LiveFrame", "create", "list_engines"]
 
 _HOME = {
     "AsyncClient": "service.client:AsyncClient",
     "Client": "service.client:Client",
+    "LiveFrame": "service.client:LiveFrame",
     "create": "engines.registry:create",
     "list_engines": "engines.catalog:engine_names",
 }

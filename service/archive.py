@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from service.schemas import ArchiveRecord, MaskEvent
@@ -13,7 +14,7 @@ def write_archive(storage: Storage, session_id: str, epoch: int, events: Sequenc
     first, last = events[0].seq, events[-1].seq
     name = archive_name(epoch, first, last)
     storage.write(session_id, name, b"".join(event.model_dump_json().encode() + b"\n" for event in events))
-    return ArchiveRecord(name=name, first=first, last=last)
+    return ArchiveRecord(name=name, first=first, last=last, at=time.time())
 
 
 def read_archive(storage: Storage, session_id: str, record: ArchiveRecord) -> list[bytes]:

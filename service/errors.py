@@ -4,7 +4,7 @@ MaskstreamError                 500   a defect of ours when it reaches a client
 ├── InvalidInput                422   what was sent cannot be used; the message says what to do
 │   ├── MalformedRequest        400   the request itself cannot be parsed
 │   ├── RequestTimedOut         408   the client stopped sending in the middle of a body
-│   ├── UploadTooLarge          413   a byte limit was passed while streaming
+│   ├── UploadTooLarge          413   a byte limit was passed while streaming           socket 4413
 │   ├── UnsupportedMedia        415   a container, codec or content type that is not taken
 │   ├── UnreadableVideo         422   empty, truncated, no video stream, too large, too long
 │   ├── UnreadableMask          422   wrong size, mode or content of a mask
@@ -77,6 +77,7 @@ class UploadTooLarge(InvalidInput):
     status = 413
     slug = "too-large"
     title = "The upload is too large"
+    close_code = 4413
 
 
 class UnsupportedMedia(InvalidInput):

@@ -125,6 +125,7 @@ class MaskStream:
             record = await self._sessions.get(session_id)
             if record is None:
                 raise NotFound(f"there is no session {session_id}")
+            next_seq = max(next_seq, record.kept_from_seq)
             async for payload in self._missing(session_id, next_seq, record):
                 yield MaskEvent.model_validate_json(payload)
                 next_seq += 1

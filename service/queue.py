@@ -134,6 +134,20 @@ class JobQueue:
         """Hand the session back to the tail of its queue. Fenced."""
         await self._fenced("release", claim, [])
 
+    async def park(self, claim: Claim) -> bool:
+        """Let a live session wait for its client without a worker; False when there is work after all. Fenced."""
+        status = text(await self._scripts.call("park", [claim.session_id, claim.epoch]))
+        if status == "more":
+            return False
+        _require_ok("park", claim, status)
+        return True
+
+    async def trim_archive(self, claim: Claim, before: float) -> list[str]:
+        """Take a live session's archive files from before that time off the list; their names. Fenced."""
+        status, *names = await self._scripts.call("trim_archive", [claim.session_id, claim.epoch, before])
+        _require_ok("trim_archive", claim, text(status))
+        return [text(name) for name in names]
+
     async def finish(
         self, claim: Claim, state: SessionState, *, expires_at: float, problem: Problem | None = None
     ) -> bool:

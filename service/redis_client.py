@@ -34,6 +34,12 @@ _SCRIPTS = (
     "adopt",
     "sweep",
     "rate",
+    "live_connect",
+    "live_push",
+    "live_ack",
+    "live_end",
+    "park",
+    "trim_archive",
 )
 
 

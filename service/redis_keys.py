@@ -80,7 +80,7 @@ class Keys:
         return f"{self.prefix}session:{session_id}:requests"
 
     def live_input(self, session_id: str) -> str:
-        """Stream: frames of a live session, id `<frame_index+1>-0`."""
+        """Stream: a live session's frames from its newest snapshot on at `<frame_index+1>-0`; `<next+1>-1` ends it."""
         return f"{self.prefix}session:{session_id}:input"
 
     def tombstone(self, session_id: str) -> str:

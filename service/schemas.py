@@ -5,6 +5,7 @@ JSON only. Readers leave records of a newer `schema_version` alone. Imports neit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ LOCAL_OWNER = "local"
 
 ReferenceKind = Literal["mask", "box", "point", "text", "exemplar", "auto"]
 Direction = Literal["forward", "backward", "both"]
+LivePolicy = Literal["all", "latest"]
 
 
 class Record(BaseModel):
@@ -28,10 +30,14 @@ class Record(BaseModel):
 
 
 class SessionState(StrEnum):
-    """Where a session stands. The last three are final, until a correction queues a completed one again."""
+    """Where a session stands. The last three are final, until a correction queues a completed one again.
+
+    idle: a live session that waits for its client's next frame, without a worker.
+    """
 
     QUEUED = "queued"
     RUNNING = "running"
+    IDLE = "idle"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -111,6 +117,13 @@ class ObjectInfo(Record):
     color: str | None = None
 
 
+class DroppedObject(Record):
+    """An object that the client took out: masks below `before_seq` still hold it, files made of them do not."""
+
+    object_id: int
+    before_seq: int
+
+
 class SessionSpec(Record):
     """What the client asked for; never changes."""
 
@@ -126,6 +139,10 @@ class SessionSpec(Record):
     probability: bool = False
     """Whether mask messages carry each object's probability."""
     live: bool = False
+    live_policy: LivePolicy = "all"
+    live_window: int | None = None
+    keep_s: float = 0.0
+    """Live: archived masks that the client has acknowledged go after this."""
     device_bytes: int = 0
     """What the session takes of a device at most; a worker claims it only when that much is free."""
 
@@ -148,6 +165,8 @@ class ArchiveRecord(Record):
     name: str
     first: int
     last: int
+    at: float = 0.0
+    """When it was written, in seconds since 1970."""
 
 
 class SessionRecord(Record):
@@ -159,12 +178,18 @@ class SessionRecord(Record):
     spec: SessionSpec
     references: tuple[Reference, ...] = ()
     objects: tuple[ObjectInfo, ...] = ()
+    dropped: tuple[DroppedObject, ...] = ()
     plan: Plan = ()
     state: SessionState = SessionState.QUEUED
     epoch: int = 0
     next_seq: int = 0
     archived_seq: int = 0
     """Masks below it stand in committed archive files."""
+    kept_from_seq: int = 0
+    """Live: masks below it are no longer kept."""
+    frames_in: int = 0
+    """Live: frames that the client has sent."""
+    last_frame_at: float | None = None
     revision: int = 0
     requests_taken: int = 0
     attempts: int = 0
@@ -230,6 +255,14 @@ class MaskEvent(Record):
     pts_s: float | None = None
     size: tuple[int, int]
     objects: tuple[MaskObject, ...] = ()
+
+
+def without_dropped(event: MaskEvent, dropped: Sequence[DroppedObject]) -> MaskEvent:
+    """The mask as files show it: without the objects that were taken out after it was made."""
+    gone = {item.object_id for item in dropped if event.seq < item.before_seq}
+    if not gone:
+        return event
+    return event.model_copy(update={"objects": tuple(item for item in event.objects if item.object_id not in gone)})
 
 
 class NoteEvent(Record):

@@ -18,7 +18,7 @@ from service.redis_client import Scripts, text, text_map
 from service.redis_keys import Keys
 from service.schemas import ArchiveRecord, ReferenceRequest, SessionRecord, SessionState, WorkerRecord
 
-_JSON_FIELDS = frozenset({"spec", "references", "objects", "plan", "snapshot", "error", "warnings"})
+_JSON_FIELDS = frozenset({"spec", "references", "objects", "dropped", "plan", "snapshot", "error", "warnings"})
 
 Created = Literal["ok", "known", "conflict", "queue_full", "too_many"]
 

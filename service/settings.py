@@ -100,6 +100,13 @@ class Settings(BaseSettings):
     socket_stall_s: PositiveFloat = Field(default=30.0, description="A reader that takes nothing this long is closed")
     drain_timeout_s: PositiveFloat = Field(default=20.0, description="Time for sockets and requests to end on SIGTERM")
 
+    # Live sessions
+    max_live_frame_bytes: PositiveInt = Field(default=8 * MIB, description="One message of a live client")
+    live_input_bytes: PositiveInt = Field(default=64 * MIB, description="Frames of one live session held in Redis")
+    live_keep_s: PositiveFloat = Field(default=600.0, description="A live session's masks are kept so long, at most")
+    live_idle_s: PositiveFloat = Field(default=30.0, description="Without a frame this long it gives its worker up")
+    live_gone_s: PositiveFloat = Field(default=600.0, description="Without a frame this long it is completed")
+
     # Workers
     engines: Names = Field(default=(), description="Engines that a worker serves; empty: every one it can")
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1; all: a worker for each")

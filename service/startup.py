@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from service.errors import Unavailable
+from service.live_input import LiveInput
 from service.local_copies import LocalCopies
 from service.mask_stream import MaskStream
 from service.queue import JobQueue
@@ -29,6 +30,7 @@ class Services:
     sessions: SessionStore
     queue: JobQueue
     masks: MaskStream
+    live: LiveInput
 
 
 def open_storage(settings: Settings) -> Storage:
@@ -74,6 +76,7 @@ def build_services(settings: Settings, storage: Storage) -> Services:
         sessions=SessionStore(redis, keys),
         queue=JobQueue(redis, keys),
         masks=MaskStream(redis, keys, storage),
+        live=LiveInput(redis, keys),
     )
 
 

@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from service.api import corrections, health, pictures, reference_maps, results, sessions, stream
+from service.api import corrections, health, live, pictures, reference_maps, results, sessions, stream
 from service.api.export_files import ExportFiles
 from service.api.janitor import Janitor
 from service.api.mask_pngs import MaskPngs
@@ -59,7 +59,7 @@ def create_app(settings: Settings, storage: Storage | None = None) -> FastAPI:
         openapi_url="/openapi.json" if settings.docs else None,
         redoc_url=None,
     )
-    for module in (sessions, corrections, reference_maps, results, pictures, stream, health):
+    for module in (sessions, corrections, reference_maps, results, pictures, stream, live, health):
         app.include_router(module.router)
     for kind in _ANSWERED:
         app.add_exception_handler(kind, answer_problem)
@@ -104,7 +104,8 @@ def _lifespan(settings: Settings, storage: Storage | None) -> Callable[[FastAPI]
         app.state.services = services
         app.state.sockets = set()
         app.state.pngs = MaskPngs()
-        janitor = asyncio.create_task(Janitor(services.store, services.storage, settings).run(), name="janitor")
+        cleaner = Janitor(services.store, services.live, services.storage, settings)
+        janitor = asyncio.create_task(cleaner.run(), name="janitor")
         try:
             async with services.tailer.running():
                 yield
@@ -134,6 +135,7 @@ async def _connect(settings: Settings, storage: Storage) -> Services:
         store=shared.sessions,
         storage=shared.storage,
         masks=shared.masks,
+        live=shared.live,
         prober=Prober(settings),
         tailer=Tailer(shared.masks, shared.sessions, settings.socket_buffer_bytes),
         exports=ExportFiles(shared.storage),

@@ -48,6 +48,8 @@ class _Correction:
 async def add_references(request: Request, services: ServicesDep, owner: OwnerDep, session_id: str) -> SessionOut:
     """Correct objects or add new ones at a frame; the frames up to the next reference are made again."""
     record = await find(services, owner, session_id)
+    if record.spec.live:
+        raise Conflict("references of a live session come with its frames: send them in a `frame` message on /live")
     reader = FormReader(request.headers.get("content-type", ""), services.settings, None)
     form = await reader.read(request.stream())
     correction = _understand(form, record, services.settings.max_references)
@@ -124,3 +126,16 @@ async def _send(services: Services, record: SessionRecord, request: ReferenceReq
         raise NotFound(f"session {record.id} was deleted")
     if answer != "ok":
         raise Conflict(f"the session is {answer}; references can be added while it runs or after it has completed")
+
+
+@router.delete("/sessions/{session_id}/objects/{object_id}", status_code=202, responses=refusals(404, 409, 410))
+async def drop_object(services: ServicesDep, owner: OwnerDep, session_id: str, object_id: int) -> SessionOut:
+    """Stop following an object; it leaves every file too. Masks that were sent stay as they were."""
+    record = await find(services, owner, session_id)
+    known = {item.object_id for item in record.objects}
+    if object_id not in known:
+        raise NotFound(f"the session has no object {object_id}; it has {sorted(known)}")
+    if len(known) == 1:
+        raise Conflict("it is the session's only object; cancel or delete the session in place of it")
+    await _send(services, record, ReferenceRequest(drop_object_ids=(object_id,)))
+    return describe(await find(services, owner, session_id))

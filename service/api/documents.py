@@ -46,8 +46,9 @@ class SessionOut(BaseModel):
     """A session."""
 
     session_id: str
-    state: str = Field(description="queued, running, completed, failed or cancelled")
+    state: str = Field(description="queued, running, idle (live, without frames), completed, failed or cancelled")
     engine: str
+    live: bool = Field(description="Whether its frames come over /live")
     name: str | None = Field(description="File name of the upload")
     objects: tuple[ObjectInfo, ...]
     references: tuple[ReferenceOut, ...]
@@ -114,6 +115,7 @@ def describe(record: SessionRecord, *, notes: tuple[str, ...] = ()) -> SessionOu
         session_id=record.id,
         state=record.state.value,
         engine=record.spec.engine,
+        live=record.spec.live,
         name=record.spec.name,
         objects=record.objects,
         references=tuple(ReferenceOut.model_validate(item, from_attributes=True) for item in record.references),

@@ -79,6 +79,10 @@ async def follow(topic: Topic, store: SessionStore, masks: MaskStream, after: in
         record = await topic.record()
         if record is None:
             raise await _gone(store, topic.session_id)
+        if cursor.next_seq < record.kept_from_seq:
+            cursor.next_seq, cursor.position = record.kept_from_seq, (record.kept_from_seq, 0)
+            yield Message("trimmed", json.dumps({"type": "trimmed", "from_seq": record.kept_from_seq}))
+            continue
         behind = record.next_seq > cursor.next_seq
         if record.state.final and not behind:
             yield Message("end", json.dumps(end_message(record)))

@@ -70,8 +70,8 @@ async def accept_upload(
     services: Services, owner: str, content_type: str, chunks: AsyncIterator[bytes], idempotency_key: str | None
 ) -> Accepted:
     """Take one upload. Raises what service.errors says of bad input, limits and full disks."""
-    await _check_room(services, owner)
-    async with _new_folder(services.storage) as (session_id, keep):
+    await check_room(services, owner)
+    async with new_folder(services.storage) as (session_id, keep):
         writer = await anyio.to_thread.run_sync(services.storage.writer, session_id, VIDEO_FILE)
         try:
             form = await FormReader(content_type, services.settings, writer).read(chunks)
@@ -88,16 +88,16 @@ async def accept_upload(
         finally:
             await anyio.to_thread.run_sync(writer.abort)
         draft = await _draft(services, session_id, owner, form, options, intake)
-        result = await _write_down(services, *draft, form, idempotency_key)
+        result = await write_down(services, *draft, form, idempotency_key)
         if not result.known:
             keep()
     return result
 
 
 @asynccontextmanager
-async def _new_folder(storage: Storage) -> AsyncIterator[tuple[str, Callable[[], None]]]:
+async def new_folder(storage: Storage, session_id: str | None = None) -> AsyncIterator[tuple[str, Callable[[], None]]]:
     """A session's folder that disappears again, by whatever way the block is left, unless it is kept."""
-    session_id, kept = new_session_id(), False
+    session_id, kept = session_id or new_session_id(), False
 
     def keep() -> None:
         nonlocal kept
@@ -123,7 +123,7 @@ async def _in_threads(manager: AbstractContextManager[Path]) -> AsyncIterator[Pa
             await anyio.to_thread.run_sync(manager.__exit__, None, None, None)
 
 
-async def _check_room(services: Services, owner: str) -> None:
+async def check_room(services: Services, owner: str) -> None:
     """Refuse before gigabytes are sent; create() checks again when it counts."""
     settings = services.settings
     free = await anyio.to_thread.run_sync(services.storage.free_bytes)
@@ -145,7 +145,7 @@ def read_options(form: Form, settings: Settings) -> Options:
     if end is not None and end <= start:
         raise InvalidInput(f"end_frame {end} (exclusive) must be greater than start_frame {start}")
     max_side = _integer(form, "max_side", settings.min_side, settings.max_side_limit)
-    return Options(engine, _memory(form.one("memory")), max_side, start, end, _switch(form, "probability"))
+    return Options(engine, read_memory(form.one("memory")), max_side, start, end, _switch(form, "probability"))
 
 
 def _default_engine() -> str:
@@ -169,7 +169,7 @@ def _integer(form: Form, name: str, least: int, most: int) -> int | None:
     return int(text)
 
 
-def _memory(text: str | None) -> MemoryOptions:
+def read_memory(text: str | None) -> MemoryOptions:
     """`adaptive`, or JSON with the fields of MemoryOptions."""
     if text is None:
         return MemoryOptions()
@@ -217,7 +217,7 @@ async def _draft(
             options.engine, (video.height, video.width), len(read.objects), options.memory, options.max_side
         ),
     )
-    await _check_fit(services, spec)
+    await check_fit(services, spec)
     record = SessionRecord(
         id=session_id,
         owner=owner,
@@ -232,8 +232,11 @@ async def _draft(
     return record, read
 
 
-async def _check_fit(services: Services, spec: SessionSpec) -> None:
-    """Refuse what no worker of this engine could ever hold. With no worker up yet, the session waits for one."""
+async def check_fit(services: Services, spec: SessionSpec) -> None:
+    """Refuse what no worker of this engine could ever hold. With no worker up yet, the session waits for one.
+
+    Raises DoesNotFit.
+    """
     capacities = [w.capacity_bytes for w in await services.store.workers() if spec.engine in w.engines]
     if capacities and spec.device_bytes > max(capacities):
         raise DoesNotFit(
@@ -285,7 +288,7 @@ def _stored(video: ProbedVideo, form: Form) -> VideoInfo:
     )
 
 
-async def _write_down(
+async def write_down(
     services: Services, record: SessionRecord, read: ReadReferences, form: Form, idempotency_key: str | None
 ) -> Accepted:
     """session.json, then record and job in one script."""

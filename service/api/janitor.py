@@ -12,9 +12,10 @@ import anyio.to_thread
 import structlog
 from redis.exceptions import RedisError
 
+from service.live_input import LiveInput
 from service.metrics import ORPHANS_REMOVED, SESSIONS_EXPIRED
 from service.recovery import recovered
-from service.schemas import SessionRecord
+from service.schemas import SessionRecord, SessionState
 from service.session_file import read_session_file
 from service.sessions import SessionStore
 from service.settings import Settings
@@ -28,8 +29,9 @@ _log = structlog.get_logger("maskstream.janitor")
 class Janitor:
     """One pass looks at every session folder once."""
 
-    def __init__(self, store: SessionStore, storage: Storage, settings: Settings) -> None:
+    def __init__(self, store: SessionStore, live: LiveInput, storage: Storage, settings: Settings) -> None:
         self._store = store
+        self._live = live
         self._storage = storage
         self._settings = settings
 
@@ -63,6 +65,9 @@ class Janitor:
             SESSIONS_EXPIRED.inc()
             _log.info("session expired", session=record.id)
             return
+        if record.state is SessionState.IDLE and (record.last_frame_at or 0.0) < now - self._settings.live_gone_s:
+            await self._live.end(record.id)
+            _log.info("live session ends: its client has gone", session=record.id)
         await self._remove_unnamed(record, now)
 
     async def _clean_unknown(self, session_id: str, now: float) -> None:

@@ -45,6 +45,7 @@ _KEPT = {**_INERT, "Cache-Control": "private, max-age=3600"}
 async def get_video(request: Request, services: ServicesDep, owner: OwnerDep, session_id: str) -> Response:
     """The video as it was uploaded; takes range requests."""
     record = await find(services, owner, session_id)
+    _require_video(record)
     video = record.spec.video
     try:
         file = await anyio.to_thread.run_sync(services.storage.stat, record.id, video.name)
@@ -87,6 +88,7 @@ async def get_thumbnail(services: ServicesDep, owner: OwnerDep, session_id: str)
 
 
 async def _picture(services: Services, record: SessionRecord, frame_index: int, max_side: int | None) -> Response:
+    _require_video(record)
     frames = record.spec.video.frames
     if frame_index < 0 or (frames is not None and frame_index >= frames):
         raise NotFound(f"the video has no frame {frame_index}; it has {frames} frames")
@@ -116,7 +118,11 @@ def _jpeg(frame: VideoFrame) -> bytes:
 
 
 def frames_of(services: Services, record: SessionRecord) -> Callable[[], Iterator[VideoFrame]]:
-    """All frames of a session from its first one on, decoded in a child process. Blocks; call it in a thread."""
+    """All frames of a session from its first one on, decoded in a child process. Blocks; call it in a thread.
+
+    Raises NotFound for a live session.
+    """
+    _require_video(record)
     limits = DecodeLimits.of(services.settings)
 
     def frames() -> Iterator[VideoFrame]:
@@ -128,3 +134,8 @@ def frames_of(services: Services, record: SessionRecord) -> Callable[[], Iterato
                 yield frame
 
     return frames
+
+
+def _require_video(record: SessionRecord) -> None:
+    if record.spec.live:
+        raise NotFound("a live session keeps no pictures; its masks are at masks and stream")

@@ -34,7 +34,7 @@ from service.exports import (
 from service.exports.videos import matte_mp4, overlay_mp4
 from service.media.images import ZIP, frame_names
 from service.plan import latest_seqs
-from service.schemas import MaskEvent, SessionRecord, SessionState
+from service.schemas import MaskEvent, SessionRecord, SessionState, without_dropped
 from service.sessions import progress
 
 router = APIRouter(tags=["results"])
@@ -106,11 +106,17 @@ class MaskReader:
         latest = latest_seqs(self._record.plan, self._record.next_seq)
         held: dict[str, list[bytes]] = {}
         for frame_index in sorted(latest):
-            yield MaskEvent.model_validate_json(self._line(latest[frame_index], held))
+            if latest[frame_index] < self._record.kept_from_seq:
+                continue
+            event = MaskEvent.model_validate_json(self._line(latest[frame_index], held))
+            yield without_dropped(event, self._record.dropped)
 
     def one(self, seq: int) -> bytes:
         """The JSON of one mask. Blocks."""
-        return self._line(seq, {})
+        line = self._line(seq, {})
+        if not self._record.dropped:
+            return line
+        return without_dropped(MaskEvent.model_validate_json(line), self._record.dropped).model_dump_json().encode()
 
     def _line(self, seq: int, held: dict[str, list[bytes]]) -> bytes:
         if seq in self._tail:
@@ -210,7 +216,7 @@ router.add_api_route("/sessions/{session_id}/masks", get_masks, methods=["HEAD"]
 async def _kept(services: Services, asked: _Asked, request: Request, headers: dict[str, str]) -> Response:
     """A file from storage; while it is being made, all of it as it grows, or the end of the making for a range."""
     suffix = _SUFFIX[asked.format]
-    key = ExportKey(asked.record.id, asked.format, asked.record.next_seq, suffix)
+    key = ExportKey(asked.record.id, asked.format, asked.record.next_seq + asked.record.revision, suffix)
     file = await services.exports.find(key)
     if file is None:
         if request.method == "HEAD":  # nobody knows its length yet, and nobody has asked to make it

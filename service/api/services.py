@@ -12,6 +12,7 @@ from service.api.export_files import ExportFiles
 from service.api.prober import Prober
 from service.api.tailer import Tailer
 from service.keys import AccessKeys
+from service.live_input import LiveInput
 from service.mask_stream import MaskStream
 from service.redis_client import Scripts
 from service.redis_keys import Keys
@@ -32,6 +33,7 @@ class Services:
     store: SessionStore
     storage: Storage
     masks: MaskStream
+    live: LiveInput
     prober: Prober
     tailer: Tailer
     exports: ExportFiles

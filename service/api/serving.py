@@ -14,9 +14,6 @@ from service.settings import Settings
 from service.startup import build_services, check_storage, open_storage
 from service.storage import Storage
 
-_FRAME_BYTES = 64 * 1024
-"""Largest WebSocket message that a client may send on a stream."""
-
 
 def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     """Messages are not deflated: PNG and RLE do not shrink, and it costs three times the CPU."""
@@ -26,7 +23,7 @@ def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         port=settings.port,
         loop="asyncio",  # uvloop cannot start child processes outside the main thread
         ws="websockets-sansio",
-        ws_max_size=_FRAME_BYTES,
+        ws_max_size=settings.max_live_frame_bytes,
         ws_per_message_deflate=False,
         ws_ping_interval=20.0,
         ws_ping_timeout=20.0,

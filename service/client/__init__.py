@@ -5,6 +5,7 @@ Needs no torch. `Client` blocks, `AsyncClient` awaits; both speak through the pu
 
 from service.client.aio import AsyncClient
 from service.client.errors import ApiError, ClientError, ConnectionLost, SessionCancelled, SessionFailed
+from service.client.live import LiveFrame
 from service.client.sync import Client
 from service.client.wire import MaskFrame, ObjectMask, Progress, SessionInfo
 
@@ -14,6 +15,7 @@ __all__ = [
     "Client",
     "ClientError",
     "ConnectionLost",
+    "LiveFrame",
     "MaskFrame",
     "ObjectMask",
     "Progress",

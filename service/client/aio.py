@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
@@ -11,11 +12,14 @@ from typing import Any
 
 import httpx2
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.exceptions import WebSocketException
 
 from service.client import wire
 from service.client.download import PartialFile
-from service.client.errors import ApiError, ConnectionLost
+from service.client.errors import ConnectionLost
+from service.client.live import DEFAULT_WINDOW, LiveFrame, LiveTalk, Picture, Policy
+from service.client.live_aio import AsyncLiveRun
+from service.client.refusals import refusals_as_errors
 from service.client.retry import Patience
 from service.client.sync import DEFAULT_URL
 from service.client.wire import Direction, MaskFrame, MaskInput, Progress, SessionInfo, VideoInput
@@ -74,6 +78,24 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
                         return
             except (OSError, WebSocketException) as error:
                 await asyncio.sleep(patience.pause_after(error))
+
+    async def live(
+        self,
+        frames: AsyncIterable[LiveFrame | Picture] | Iterable[LiveFrame | Picture],
+        masks: MaskInput | Sequence[MaskInput] | None = None,
+        *,
+        policy: Policy = "all",
+        window: int = DEFAULT_WINDOW,
+        quality: int | None = 92,
+        **options: Any,
+    ) -> AsyncGenerator[MaskFrame]:
+        """Send frames as they come and yield their masks while more are sent. See Client.live()."""
+        talk = LiveTalk(masks, policy=policy, window=window, quality=quality, options=options)
+        async with contextlib.aclosing(
+            AsyncLiveRun(self._url, self._headers, talk, frames, self._patience_s).run()
+        ) as run:
+            async for mask in run:
+                yield mask
 
     async def session(self, session_id: str) -> SessionInfo:
         """State, progress and facts of one session."""
@@ -144,16 +166,10 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
 
     async def _messages(self, session_id: str, after: int) -> AsyncIterator[wire.Message]:
         address = wire.stream_url(self._url, session_id, after)
-        try:
+        with refusals_as_errors():
             async with connect(address, additional_headers=self._headers, compression=None, max_size=None) as socket:
                 async for text in socket:
                     yield wire.parse_message(text)
-        except InvalidStatus as error:
-            raise wire.problem_of(error.response.status_code, bytes(error.response.body or b"")) from error
-        except ConnectionClosed as error:
-            if error.rcvd is not None and 4400 <= error.rcvd.code < 4500:
-                raise ApiError({"status": error.rcvd.code - 4000, "title": error.rcvd.reason}) from error
-            raise
         raise ConnectionError("the server closed the stream before its end")
 
     async def _request(self, method: str, path: str, **parts: Any) -> httpx2.Response:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import httpx2
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
 from service.client import wire
 from service.client.download import PartialFile
-from service.client.errors import ApiError, ConnectionLost
+from service.client.errors import ConnectionLost
+from service.client.live import DEFAULT_WINDOW, LiveFrame, LiveTalk, Picture, Policy
+from service.client.live_sync import LiveRun
+from service.client.refusals import refusals_as_errors
 from service.client.retry import Patience
 from service.client.wire import Direction, MaskFrame, MaskInput, Progress, SessionInfo, VideoInput
 
@@ -86,6 +89,28 @@ class Client(AbstractContextManager["Client"]):
                         return
             except (OSError, WebSocketException) as error:
                 time.sleep(patience.pause_after(error))
+
+    def live(
+        self,
+        frames: Iterable[LiveFrame | Picture],
+        masks: MaskInput | Sequence[MaskInput] | None = None,
+        *,
+        policy: Policy = "all",
+        window: int = DEFAULT_WINDOW,
+        quality: int | None = 92,
+        **options: Any,
+    ) -> Iterator[MaskFrame]:
+        """Send frames as they come and yield their masks while more are sent: a camera, or anything without an end.
+
+        frames: [H, W, 3] uint8 RGB arrays, encoded JPEGs or PNGs, or LiveFrame with a time or new references; taken
+        in a thread of their own. masks and options: what you know of the first frame (box, point, text, …), engine,
+        memory, max_side, keep_s. policy: `all` makes a mask of every frame, `latest` drops what waits when newer ones
+        come. window: frames under way at once. quality: of the JPEGs that arrays become; None sends PNG, exact.
+        Each mask has its `image`. A lost connection or a dying worker is made good; stopping early ends the session.
+        Raises ApiError, ConnectionLost, SessionFailed, SessionCancelled, and what `frames` raises.
+        """
+        talk = LiveTalk(masks, policy=policy, window=window, quality=quality, options=options)
+        yield from LiveRun(self._url, self._headers, talk, frames, self._patience_s).run()
 
     def session(self, session_id: str) -> SessionInfo:
         """State, progress and facts of one session."""
@@ -158,16 +183,12 @@ class Client(AbstractContextManager["Client"]):
 
     def _messages(self, session_id: str, after: int) -> Iterator[wire.Message]:
         address = wire.stream_url(self._url, session_id, after)
-        try:
-            with connect(address, additional_headers=self._headers, compression=None, max_size=None) as socket:
-                for text in socket:
-                    yield wire.parse_message(text)
-        except InvalidStatus as error:
-            raise wire.problem_of(error.response.status_code, bytes(error.response.body or b"")) from error
-        except ConnectionClosed as error:
-            if error.rcvd is not None and 4400 <= error.rcvd.code < 4500:
-                raise ApiError({"status": error.rcvd.code - 4000, "title": error.rcvd.reason}) from error
-            raise
+        with (
+            refusals_as_errors(),
+            connect(address, additional_headers=self._headers, compression=None, max_size=None) as socket,
+        ):
+            for text in socket:
+                yield wire.parse_message(text)
         raise ConnectionError("the server closed the stream before its end")
 
     def _request(self, method: str, path: str, **parts: Any) -> httpx2.Response:

@@ -53,6 +53,8 @@ class MaskFrame:
     label_map: LabelMap
     objects: tuple[ObjectMask, ...]
     pts_s: float | None = None
+    image: NDArray[np.uint8] | bytes | None = field(default=None, repr=False)
+    """Live: the frame that you sent."""
 
     def mask(self, object_id: int) -> NDArray[np.bool_]:
         """[H, W] bool mask of one object."""

@@ -48,6 +48,7 @@ local function settle(id, state, problem)
   let_go(id)
   redis.call('HSET', key(id), 'state', state, 'error', problem, 'finished_at', seconds())
   redis.call('SREM', P .. 'owner:' .. field(id, 'owner') .. ':active', id)
+  redis.call('DEL', key(id) .. ':input')
   note(id, 'state', {state = state})
 end
 

@@ -5,6 +5,7 @@ local state = field(id, 'state')
 if not state then return 'missing' end
 if state == 'failed' or state == 'cancelled' then return state end
 redis.call('RPUSH', key(id) .. ':requests', ARGV[2])
+if state == 'idle' then enqueue(id) end
 if state == 'completed' then
   redis.call('HSET', key(id), 'finished_at', '', 'attempts', '0')
   enqueue(id)

@@ -5,7 +5,7 @@ if not state then return 'missing' end
 if is_final(state) then return 'final' end
 redis.call('HSET', key(id), 'cancel', '1')
 -- A waiting session that holds unarchived masks needs a worker once more, to write them down.
-if state == 'queued' and number(id, 'archived_seq') == number(id, 'next_seq') then
+if (state == 'queued' or state == 'idle') and number(id, 'archived_seq') == number(id, 'next_seq') then
   redis.call('HSET', key(id), 'expires_at', ARGV[2])
   settle(id, 'cancelled', '')
 end

@@ -23,7 +23,7 @@ ZIP = "zip file"
 """What describe() calls the container of zipped images."""
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _MAX_IMAGE_BYTES = 64 * 1024**2
-_DAMAGED = (
+DAMAGED = (
     OSError,
     SyntaxError,
     ValueError,
@@ -34,7 +34,9 @@ _DAMAGED = (
     zlib.error,
     zipfile.BadZipFile,
     Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
 )
+"""What Pillow and zipfile raise for files that are broken or hostile."""
 
 
 class ImageReader:
@@ -67,7 +69,7 @@ class ImageReader:
         """The images in a zip; all must lie in one of its folders. Names inside never become paths of ours."""
         try:
             archive = zipfile.ZipFile(path)
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise UnreadableVideo(f"the zip file is damaged ({error})") from error
         infos = [info for info in archive.infolist() if not info.is_dir() and _is_image(info.filename)]
         if any(info.flag_bits & 1 for info in infos):
@@ -114,7 +116,7 @@ class ImageReader:
                 if image.mode.startswith(("I", "F")):
                     raise ValueError("16-bit and float images are not supported; save it with 8 bits per channel")
                 return str(image.format).lower(), ImageOps.exif_transpose(image).convert("RGB")
-        except (*_DAMAGED, UnreadableVideo) as error:
+        except (*DAMAGED, UnreadableVideo) as error:
             unknown = isinstance(error, UnidentifiedImageError)
             reason = f"its content is none of {', '.join(_FORMATS)}, or it is damaged" if unknown else error
             detail = f"frame {index} ({_shown(name)}) is not a readable image: {reason}"
@@ -129,7 +131,7 @@ def frame_names(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             inside = [info.filename for info in archive.infolist() if not info.is_dir() and _is_image(info.filename)]
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise UnreadableVideo(f"the zip file is damaged ({error})") from error
     ordered = [PurePosixPath(name).name for name in sorted(inside, key=_natural_order)]
     names = [re.sub(r"[^\w .()-]", "_", name).lstrip(".") for name in ordered]

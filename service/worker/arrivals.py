@@ -45,9 +45,12 @@ class Arrivals:
         return sum(arrival.record.spec.device_bytes for arrival in self._waiting)
 
     def begin(self, arrival: Arrival) -> None:
-        """Fetch its video; what arrived() gives when it is here. At once where storage is on this machine."""
+        """Fetch its video; what arrived() gives when it is here. At once where storage is on this machine.
+
+        A live session has no video.
+        """
         self._waiting.append(arrival)
-        if self._storage.is_here:
+        if self._storage.is_here or arrival.record.spec.live:
             arrival.here.set()
             return
         name = f"fetch {arrival.record.id}"

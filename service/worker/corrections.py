@@ -4,10 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from service import plan as plans
 from service.plan import Plan, Segment
-from service.schemas import Reference, ReferenceRequest, SessionRecord
+from service.schemas import DroppedObject, Reference, ReferenceRequest, SessionRecord
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A session with a request taken in. changed: names of the record's fields that differ."""
+
+    record: SessionRecord
+    from_frame: int
+    changed: tuple[str, ...]
+
+
+def take_in(record: SessionRecord, request: ReferenceRequest, seq: int) -> Taken:
+    """The session with a client's request, when the next mask to be made is `seq`."""
+    revision = revise(record, request, seq)
+    drop = set(request.drop_object_ids)
+    changes: dict[str, Any] = {
+        "plan": revision.plan,
+        "references": tuple(_without(reference, drop) for reference in revision.references),
+        "objects": tuple(item for item in (*record.objects, *request.objects) if item.object_id not in drop),
+        "revision": record.revision + 1,
+        "requests_taken": record.requests_taken + 1,
+    }
+    from_frame = revision.from_frame
+    if drop:
+        kept = (item for item in record.dropped if item.object_id not in drop)
+        changes["dropped"] = (*kept, *(DroppedObject(object_id=i, before_seq=seq) for i in sorted(drop)))
+        from_frame = min((segment.first_frame for segment in record.plan if segment.step > 0), default=0)
+    return Taken(record.model_copy(update=changes), from_frame, tuple(changes))
+
+
+def _without(reference: Reference, drop: set[int]) -> Reference:
+    if not drop & set(reference.object_ids):
+        return reference
+    return reference.model_copy(update={"object_ids": tuple(i for i in reference.object_ids if i not in drop)})
 
 
 @dataclass(frozen=True)

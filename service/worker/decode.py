@@ -14,7 +14,7 @@ import queue
 import struct
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from service.media.child import allow_cpu, confine, exit_with_parent
 HEADER = struct.Struct("<4sidI")
 """Kind, frame_index, pts_s, payload length in bytes."""
 OPEN, FRAME, END, ERROR = b"OPEN", b"FRAM", b"END ", b"ERR "
+REPEATED = b"RPT "
+"""A FRAME that could not be decoded: the pixels are those of the one before it."""
 _REVERSE_BYTES = 128 * 1024**2
 """Frames held at once while reading backwards."""
 
@@ -69,13 +71,16 @@ def _backwards(reader: Any, start: int, size: tuple[int, int]) -> Iterator[Any]:
 def _write_all(waiting: queue.Queue[Record | None], done: threading.Event) -> None:
     """The writing thread: the pipe's reader sets the pace, the queue's bound is the read-ahead."""
     out = sys.stdout.fileno()
-    while (record := waiting.get()) is not None:
-        kind, index, pts_s, payload = record
-        view = memoryview(payload).cast("B")
-        header = HEADER.pack(kind, index, pts_s, len(view))
-        for part in (memoryview(header), view):
-            while part:
-                part = part[os.write(out, part) :]
+    try:
+        while (record := waiting.get()) is not None:
+            kind, index, pts_s, payload = record
+            view = memoryview(payload).cast("B")
+            header = HEADER.pack(kind, index, pts_s, len(view))
+            for part in (memoryview(header), view):
+                while part:
+                    part = part[os.write(out, part) :]
+    except BrokenPipeError:
+        os._exit(0)  # the parent has gone
     done.set()
 
 
@@ -91,11 +96,16 @@ def main() -> None:
     exit_with_parent()
     confine(request["memory_bytes"])
     allow_cpu(request["seek_cpu_s"])
-    waiting: queue.Queue[Record | None] = queue.Queue(maxsize=request["readahead"])
+    write_out(records(request), request["readahead"])
+
+
+def write_out(found: Iterable[Record], readahead: int) -> None:
+    """Write records to standard output while up to `readahead` further ones are made."""
+    waiting: queue.Queue[Record | None] = queue.Queue(maxsize=readahead)
     done = threading.Event()
     threading.excepthook = _end_process
     threading.Thread(target=_write_all, args=(waiting, done), name="writer", daemon=True).start()
-    for record in records(request):
+    for record in found:
         waiting.put(record)
     waiting.put(None)
     done.wait()

@@ -8,20 +8,19 @@ from __future__ import annotations
 from engines.types import LabelMap
 from service.archive import read_archive
 from service.masks import compose
-from service.plan import Plan, latest_seqs
-from service.schemas import ArchiveRecord, MaskEvent
+from service.plan import latest_seqs
+from service.schemas import ArchiveRecord, MaskEvent, SessionRecord, without_dropped
 from service.storage import Storage
 
 
 class EarlierMasks:
-    """The newest mask of every frame below `before_seq`."""
+    """The newest mask of every frame below `before_seq`, without the objects that were dropped since."""
 
-    def __init__(
-        self, storage: Storage, session_id: str, plan: Plan, before_seq: int, archives: list[ArchiveRecord]
-    ) -> None:
+    def __init__(self, storage: Storage, record: SessionRecord, before_seq: int, archives: list[ArchiveRecord]) -> None:
+        self.dropped = record.dropped
         self._storage = storage
-        self._session_id = session_id
-        self._seqs = latest_seqs(plan, before_seq)
+        self._session_id = record.id
+        self._seqs = latest_seqs(record.plan, before_seq)
         self._archives = archives
         self._open: tuple[ArchiveRecord, list[bytes]] | None = None
 
@@ -34,7 +33,7 @@ class EarlierMasks:
             record = next(archive for archive in self._archives if archive.first <= seq <= archive.last)
             self._open = (record, read_archive(self._storage, self._session_id, record))
         record, lines = self._open
-        return MaskEvent.model_validate_json(lines[seq - record.first])
+        return without_dropped(MaskEvent.model_validate_json(lines[seq - record.first]), self.dropped)
 
     def label_map(self, frame_index: int) -> LabelMap | None:
         """The mask of a frame at displayed size, or None."""

@@ -15,7 +15,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from service.errors import DecodeFailed
 from service.media.reader import MediaLimits, VideoFrame, media_limits
 from service.settings import MIB, Settings
-from service.worker.decode import END, ERROR, FRAME, HEADER, OPEN
+from service.worker.decode import END, ERROR, FRAME, HEADER, OPEN, REPEATED
 
 _RESTARTS_PER_FRAME = 2
 
@@ -54,33 +54,28 @@ class _ChildLost(Exception):
     """The child died, hung, or said something that is no record."""
 
 
-class FrameSource:
-    """Frames of a video from `start_frame` on, forwards or backwards, scaled to `max_side`.
+class ChildFrames:
+    """Frames from a child process, from `start_frame` on; what the child reads them from is the subclass's business.
 
     size: (height, width) as displayed; frame_size: of the frames given out. Both start the child if need be.
     Not for several threads at once.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        limits: DecodeLimits,
-        *,
-        start_frame: int = 0,
-        step: Literal[1, -1] = 1,
-        max_side: int | None = None,
-    ) -> None:
-        self._path = path
+    module: ClassVar[str]
+    """The child's program."""
+
+    def __init__(self, limits: DecodeLimits, start_frame: int, step: Literal[1, -1]) -> None:
         self._limits = limits
         self._next_index = start_frame
         self._step = step
-        self._max_side = max_side
         self._child: subprocess.Popen[bytes] | None = None
         self._sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
         self._awaits_open = True
         self._ended = False
+        self.repeated: list[int] = []
+        """Frames that could not be decoded and show the one before them; live sessions only."""
 
-    def __enter__(self) -> FrameSource:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -175,8 +170,10 @@ class FrameSource:
         kind, header, payload = self._record(None, self._limits.frame_timeout_s)
         if kind == END:
             return None
-        if kind != FRAME or self._sizes is None or header[1] != self._next_index:
+        if kind not in (FRAME, REPEATED) or self._sizes is None or header[1] != self._next_index:
             raise _ChildLost(f"it sent {kind!r} {header[1]} in place of frame {self._next_index}")
+        if kind == REPEATED:
+            self.repeated.append(header[1])
         rgb: NDArray[np.uint8] = np.frombuffer(payload, dtype=np.uint8).reshape(*self._sizes[1], 3)
         return VideoFrame(header[1], header[2], rgb)
 
@@ -224,10 +221,7 @@ class FrameSource:
         self.close()
         limits = self._limits
         request = {
-            "path": str(self._path.resolve()),
-            "start_frame": self._next_index,
-            "step": self._step,
-            "max_side": self._max_side,
+            **self._request(),
             "limits": asdict(limits.media),
             "memory_bytes": limits.memory_bytes,
             "cpu_s": limits.frame_timeout_s * 2,
@@ -235,7 +229,7 @@ class FrameSource:
             "readahead": limits.readahead,
         }
         self._awaits_open = True
-        command = [sys.executable, "-m", "service.worker.decode"]
+        command = [sys.executable, "-m", self.module]
         self._child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
         )
@@ -244,6 +238,41 @@ class FrameSource:
                 self._child.stdin.write(json.dumps(request).encode() + b"\n")
             except BrokenPipeError:
                 return  # it died at once; reading finds out
+            self._started(self._child.stdin.fileno())
+
+    def _request(self) -> dict[str, Any]:
+        """What the child is to do; limits are added."""
+        raise NotImplementedError
+
+    def _started(self, child_input: int) -> None:
+        """A child is up and has its request; `child_input` is the descriptor of its standard input."""
+
+
+class FrameSource(ChildFrames):
+    """Frames of a video file, forwards or backwards, scaled to `max_side`."""
+
+    module = "service.worker.decode"
+
+    def __init__(
+        self,
+        path: Path,
+        limits: DecodeLimits,
+        *,
+        start_frame: int = 0,
+        step: Literal[1, -1] = 1,
+        max_side: int | None = None,
+    ) -> None:
+        super().__init__(limits, start_frame, step)
+        self._path = path
+        self._max_side = max_side
+
+    def _request(self) -> dict[str, Any]:
+        return {
+            "path": str(self._path.resolve()),
+            "start_frame": self._next_index,
+            "step": self._step,
+            "max_side": self._max_side,
+        }
 
 
 def _readable(fd: int, timeout_s: float) -> bool:

@@ -15,6 +15,8 @@ from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import structlog
+
 from service.errors import Unavailable
 from service.schemas import WorkerRecord
 from service.settings import Settings
@@ -29,6 +31,8 @@ T = TypeVar("T")
 _IN_FLIGHT = 64
 _CANCEL_AGAIN_S = 0.5
 _CLOSE_S = 5.0
+_LIVE_READS = 32
+_log = structlog.get_logger()
 _GIVE_UP_CHECK_S = 0.5
 
 
@@ -58,6 +62,9 @@ class IoThread:
         self._renewing = asyncio.Lock()
         self._background: list[asyncio.Task[None]] = []
         self._writers: set[asyncio.Task[None]] = set()
+        self._spawned: set[asyncio.Task[None]] = set()
+        self.live_reads = asyncio.Semaphore(_LIVE_READS)
+        """Sessions that may wait in Redis for frames at once, each on a connection; further ones take turns."""
 
     @property
     def services(self) -> Services:
@@ -115,6 +122,26 @@ class IoThread:
 
         self._loop.call_soon_threadsafe(start)
 
+    def spawn(self, work: Coroutine[Any, Any, None], at_end: Callable[[], None]) -> Callable[[], None]:
+        """Start work of a session beside its writer; returns what cancels it. at_end is called however it ends."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._spawned.discard(task)
+            at_end()
+            if not task.cancelled() and (error := task.exception()) is not None:
+                _log.error("work beside a session failed", exc_info=error)
+
+        async def start() -> asyncio.Task[None]:
+            task = self._loop.create_task(work)
+            self._spawned.add(task)
+            task.add_done_callback(ended)
+            return task
+
+        starting = asyncio.run_coroutine_threadsafe(start(), self._loop)
+        return lambda: starting.add_done_callback(
+            lambda started: self._loop.call_soon_threadsafe(started.result().cancel)
+        )
+
     def hand_over(self, put: Callable[[], None]) -> None:
         """Run `put` in the thread once there is room; its receiver calls done() when the work is over."""
         while not self._room.acquire(timeout=_GIVE_UP_CHECK_S):
@@ -149,7 +176,7 @@ class IoThread:
         self._background = [self._loop.create_task(self._send_stages()), self._loop.create_task(sweep)]
 
     async def _close(self) -> None:
-        tasks = {*self._background, *self._writers}
+        tasks = {*self._background, *self._writers, *self._spawned}
         while tasks:
             # More than once: a command that Redis answers as it is cancelled can swallow the cancellation.
             for task in tasks:

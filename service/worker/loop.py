@@ -29,6 +29,7 @@ from service.worker.failures import problem_of
 from service.worker.frames import DecodeLimits
 from service.worker.io import IoThread
 from service.worker.lease import Lease, Load
+from service.worker.live_session import LiveSession
 from service.worker.pool import EnginePool, capacity_bytes, resolve_device
 from service.worker.presence import Presence
 from service.worker.resolve import needs_resolution
@@ -57,7 +58,8 @@ class Worker:
         self._presence = Presence(settings.data_dir)
         self._io = IoThread(settings, storage, self._presence)
         resolver = ReferenceResolver(self._device)
-        self._around = Surroundings(storage, DecodeLimits.of(settings), self._archives, resolver)
+        limits = DecodeLimits.of(settings)
+        self._around = Surroundings(storage, limits, self._archives, resolver, self._io, settings.live_input_bytes)
         self._arrivals = Arrivals(storage)
         self._sessions: dict[str, RunningSession] = {}
         self._writers: dict[str, SessionWriter] = {}
@@ -118,6 +120,7 @@ class Worker:
         if now - self._reconciled_at >= _RECONCILE_S:
             self._reconciled_at = now
             self._reconcile()
+        self._park_idle()
         self._claim_all()
         metrics.SESSIONS_RUNNING.set(len(self._sessions))
         metrics.BANK_BYTES.set(sum(s.track.bank_bytes for s in self._sessions.values() if s.track is not None))
@@ -163,10 +166,22 @@ class Worker:
             self._open(arrival)
         self._yield_quantum()
 
+    def _park_idle(self) -> None:
+        """Live sessions without frames give their place up until the next one comes."""
+        for session in list(self._sessions.values()):
+            if isinstance(session, LiveSession) and session.is_idle(self._settings.live_idle_s):
+                _log.info("live session parks", session=session.id, seq=session.seq)
+                self._guard(session, session.take_snapshot)
+                if session.id in self._sessions:
+                    self._let_go(session, EndItem(None, park=True))
+
     def _yield_quantum(self) -> None:
-        """Hand back the session that ran longest beyond its quantum, when another waits that could run here."""
+        """Hand back the session that ran longest beyond its quantum, when another waits that could run here.
+
+        A live one only where there is no other: somebody watches it, but a camera never ends by itself.
+        """
         got_further = [session for session in self._sessions.values() if session.got_further_at is not None]
-        longest = min(got_further, key=lambda s: s.got_further_at or 0.0, default=None)
+        longest = min(got_further, key=lambda s: (s.record.spec.live, s.got_further_at or 0.0), default=None)
         if longest is None or time.monotonic() - (longest.got_further_at or 0.0) < self._settings.quantum_s:
             return
         heads = self._io.ask(lambda: self._io.services.queue.heads(self._pool.names))
@@ -221,7 +236,8 @@ class Worker:
             self._lease.enter("resolve", ids, wait=True)  # it may load a network of its own
         else:
             self._lease.enter("restore", ids, wait=True)
-        session = RunningSession(claim, record, engine, writer, self._around)
+        kind = LiveSession if record.spec.live else RunningSession
+        session = kind(claim, record, engine, writer, self._around)
         session.suspect = session.suspect or record.id in self._suspects
         self._suspects.discard(record.id)
         try:
@@ -268,7 +284,6 @@ class Worker:
         if not ready:
             self._lease.enter("wait")
             self._stopping.wait(_NO_FRAME_PAUSE_S)
-            return
         for group in self._groups(ready):
             self._step(group)
         for session in list(self._sessions.values()):
@@ -280,9 +295,14 @@ class Worker:
         for session in list(self._sessions.values()):
             if self._guard(session, session.is_ready):
                 frame = self._guard(session, session.next_frame)
+                if isinstance(session, LiveSession) and session.brings_references:
+                    self._lease.enter("resolve", (session.id,), wait=True)
+                    self._guard(session, session.take_frame_references)
+                if session.id not in self._sessions:
+                    continue
                 if frame is not None:
                     ready.append((session, frame))
-                elif session.id in self._sessions:
+                else:
                     self._finish_if_done(session)
         return ready
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from engines.types import IGNORE_LABEL, LabelMap
+from engines.types import LabelMap
 from service.errors import InvalidInput
 from service.schemas import Reference
 from service.storage import Storage
@@ -56,7 +56,8 @@ def load_references(
         if name is None:
             raise InvalidInput(f"a {reference.kind!r} reference has no label map yet; it must be resolved first")
         label_map = resize_labels(read_label_map(storage, session_id, name), frame_size)
-        label_map = np.where(label_map == IGNORE_LABEL, 0, label_map).astype(np.uint8)
+        # A client's mask may show objects that were dropped since.
+        label_map = np.where(np.isin(label_map, reference.object_ids), label_map, 0).astype(np.uint8)
         found = ReferenceMap(reference.frame_index, label_map, reference.object_ids)
         known = maps.get(reference.frame_index)
         if known is not None:

@@ -6,7 +6,7 @@ Owned by the step loop. It asks the engine only for what concerns this track alo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +34,10 @@ from service.schemas import (
 )
 from service.sessions import to_fields
 from service.storage import Storage
-from service.worker.corrections import revise
+from service.worker.corrections import take_in
 from service.worker.earlier import EarlierMasks, label_map_of
-from service.worker.frames import DecodeLimits, FrameSource
+from service.worker.frames import ChildFrames, DecodeLimits, FrameSource
+from service.worker.io import IoThread
 from service.worker.probabilities import Probabilities, small_probabilities
 from service.worker.references import ReferenceMap, load_references
 from service.worker.resize import resize_labels
@@ -55,6 +56,8 @@ class Surroundings:
     limits: DecodeLimits
     archives: Callable[[str], list[ArchiveRecord]]
     resolver: ReferenceResolver
+    io: IoThread
+    live_input_bytes: int
 
 
 class RunningSession:
@@ -76,7 +79,7 @@ class RunningSession:
         """It was in hand when a worker died: it is stepped alone until it gets further."""
         self._around = around
         self._segment = 0
-        self._source: FrameSource | None = None
+        self._source: ChildFrames | None = None
         self._references: dict[int, ReferenceMap] = {}
         self._earlier: EarlierMasks | None = None
         self._held = ExitStack()
@@ -175,24 +178,26 @@ class RunningSession:
     def take_requests(self, requests: list[ReferenceRequest]) -> None:
         """Put references that came in late into the plan. Raises InvalidInput."""
         for request in requests:
-            revision = revise(self.record, request, self.seq)
-            changes = {
-                "plan": revision.plan,
-                "references": revision.references,
-                "objects": (*self.record.objects, *request.objects),
-                "revision": self.record.revision + 1,
-                "requests_taken": self.record.requests_taken + 1,
-            }
-            self.record = self.record.model_copy(update=changes)
+            taken = take_in(self.record, request, self.seq)
+            self.record = taken.record
             fields = to_fields(self.record)
-            data = {"revision": self.record.revision, "from_frame": revision.from_frame}
+            data = {"revision": self.record.revision, "from_frame": taken.from_frame}
             note = NoteEvent(type="revision", seq=self.seq, data=data)
-            self.writer.put(PlanItem({name: fields[name] for name in changes}, note))
+            self.writer.put(PlanItem({name: fields[name] for name in taken.changed}, note))
+            self._forget(request.drop_object_ids)
         position = plans.locate(self.plan, self.seq)
         self._resolve_references()
         self._load_references()
         if position is not None and (position.segment != self._segment or self._source is None):
             self._start_segment(position.segment)
+
+    def _forget(self, object_ids: Iterable[int]) -> None:
+        """The track follows them no longer."""
+        for object_id in object_ids:
+            if self.track is not None and object_id in self.track.object_ids:
+                self.engine.forget(self.track, object_id)
+        if self._earlier is not None:
+            self._earlier.dropped = self.record.dropped
 
     def close(self) -> None:
         """End the decoder and let the track go."""
@@ -239,13 +244,13 @@ class RunningSession:
         if self._source is not None:
             self._source.close()
         self._segment, self.seq = segment, seq
-        self._source = self._frames(self.segment.frame_index(seq), self.segment.step)
+        self._source = self._open_source(self.segment.frame_index(seq), self.segment.step)
         self._load_references()
         self._earlier = None
         if self.segment.revision > 0:
             self.writer.flush()
             archives = self._around.archives(self.id)
-            self._earlier = EarlierMasks(self._around.storage, self.id, self.plan, self.segment.first_seq, archives)
+            self._earlier = EarlierMasks(self._around.storage, self.record, self.segment.first_seq, archives)
 
     def _start_segment(self, segment: int) -> None:
         """A fresh track: memorize every reference that lies behind, in order, then where all objects were last."""
@@ -350,6 +355,10 @@ class RunningSession:
         if self._source is not None:
             size = self._source.frame_size
             self._references = load_references(self._around.storage, self.id, self.record.references, size)
+
+    def _open_source(self, start_frame: int, step: plans.Step) -> ChildFrames:
+        """Where the frames of a run come from."""
+        return self._frames(start_frame, step)
 
     def _frames(self, start_frame: int, step: plans.Step) -> FrameSource:
         if self._video is None:

@@ -73,10 +73,11 @@ class PlanItem:
 
 @dataclass(frozen=True)
 class EndItem:
-    """state None hands the session back to the queue; otherwise it is final."""
+    """state None hands the session back to the queue, or, with `park`, to its client; otherwise it is final."""
 
     state: SessionState | None
     problem: Problem | None = None
+    park: bool = False
 
 
 @dataclass(frozen=True)
@@ -227,6 +228,14 @@ class SessionWriter:
         await until_answered(lambda: io.services.queue.commit_archive(claim, record))
         self._record = self._record.model_copy(update={"archived_seq": record.last + 1})
         self._unarchived = []
+        if self._record.spec.live:
+            await self._trim_archive()
+
+    async def _trim_archive(self) -> None:
+        """Live: delete archive files whose time is over."""
+        claim, services, before = self._claim, self._io.services, time.time() - self._record.spec.keep_s
+        for name in await until_answered(lambda: services.queue.trim_archive(claim, before)):
+            await asyncio.to_thread(services.storage.remove, claim.session_id, name)
 
     async def _commit_snapshot(self, item: SnapshotItem) -> None:
         """Write the file, name it in the hash, delete the one it replaces."""
@@ -248,7 +257,8 @@ class SessionWriter:
         claim, queue = self._claim, self._io.services.queue
         state = item.state
         if state is None:
-            await self._release()
+            if not item.park or not await until_answered(lambda: queue.park(claim)):
+                await self._release()
             return
         expires_at = time.time() + self._io.settings.session_ttl_s
         finished = await until_answered(lambda: queue.finish(claim, state, expires_at=expires_at, problem=item.problem))

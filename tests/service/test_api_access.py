@@ -19,6 +19,7 @@ from service.redis_client import connect
 from service.redis_keys import Keys
 from service.settings import Settings
 from tests.service.api_server import ApiServer, mask_png, running_api
+from tests.service.live_client import live
 from tests.service.videos import write_video
 
 T = TypeVar("T")
@@ -133,6 +134,23 @@ def test_socket_matrix(api: ApiServer, api_keys: dict[str, str], session_id: str
     assert close_code(api, session_id) == 4401
 
 
+def live_close_code(api: ApiServer, session_id: str, **options: Any) -> int:
+    """Of a live connection that wants to go on with the session."""
+    with live(api, **options) as client:
+        try:
+            client.say(type="open", session_id=session_id)
+        except ConnectionClosed:
+            pass
+        return client.refusal()[1]
+
+
+def test_live_matrix(api: ApiServer, api_keys: dict[str, str], session_id: str) -> None:
+    """4400 is the owner's: the session is there, but it is an upload."""
+    for name, code in (("unknown", 4401), ("revoked", 4401), ("other", 4404), ("owner", 4400)):
+        assert live_close_code(api, session_id, additional_headers=bearer(api_keys[name])) == code, name
+    assert live_close_code(api, session_id) == 4401
+
+
 def test_only_the_word_bearer_is_echoed(api: ApiServer, api_keys: dict[str, str], session_id: str) -> None:
     offered = [Subprotocol("bearer"), Subprotocol(api_keys["owner"])]
     with api.socket(session_id, subprotocols=offered) as socket:
@@ -169,6 +187,7 @@ def test_without_keys_only_this_machines_own_pages_may_call(redis_url: str, tmp_
         assert api.http.post("/sessions", headers={"Origin": f"http://{own}"}).status_code == 415
         assert close_code(api, "0" * 26, origin="https://evil.example") == 4403
         assert close_code(api, "0" * 26, origin=f"http://{own}") == 4404
+        assert live_close_code(api, "0" * 26, origin="https://evil.example") == 4403
         preflight = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
         assert "access-control-allow-origin" not in api.http.options("/sessions", headers=preflight).headers
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -113,3 +115,33 @@ def test_a_correction_makes_the_later_frames_again(api: ApiServer, completed: tu
     early = api.http.get(f"/sessions/{session_id}/masks/3.png")
     with Image.open(io.BytesIO(early.content)) as image:
         assert np.array_equal(np.asarray(image), label_map(before[3])), "frames before the correction stay"
+
+
+def test_a_dropped_object_leaves_every_file(api: ApiServer, clip: bytes) -> None:
+    session_id = api.upload(clip, [mask_png((1, 2))]).json()["session_id"]
+    stream(api, session_id)
+    link = f"/sessions/{session_id}"
+    assert {o for line in rle(api, link) for o in line} == {1, 2}
+    assert api.http.delete(f"{link}/objects/7").status_code == 404
+    assert api.http.delete(f"{link}/objects/2").status_code == 202
+    wait_for(api, session_id, lambda document: document["revision"] == 1 and document["state"] == "completed")
+    assert [item["object_id"] for item in api.http.get(link).json()["objects"]] == [1]
+    assert rle(api, link) == [[1]] * FRAMES
+    with Image.open(io.BytesIO(api.http.get(f"{link}/masks/3.png").content)) as image:
+        assert set(np.unique(np.asarray(image))) == {0, 1}
+    last = api.http.delete(f"{link}/objects/1")
+    assert last.status_code == 409 and "only object" in last.json()["detail"]
+
+
+def rle(api: ApiServer, link: str) -> list[list[int]]:
+    """Object ids of every frame of the finished file."""
+    lines = api.http.get(f"{link}/masks?format=rle").text.splitlines()
+    return [[item["object_id"] for item in json.loads(line)["objects"]] for line in lines]
+
+
+def wait_for(api: ApiServer, session_id: str, condition: Callable[[dict[str, Any]], bool]) -> None:
+    for _ in range(400):
+        if condition(api.http.get(f"/sessions/{session_id}").json()):
+            return
+        time.sleep(0.05)
+    raise AssertionError(api.http.get(f"/sessions/{session_id}").json())

@@ -1,0 +1,125 @@
+"""The Python client's live mode against a real server and worker, over connections that break."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Iterator
+
+import anyio
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.client import ApiError, AsyncClient, Client, LiveFrame
+from service.client.errors import ClientError
+from tests.service.api_server import ApiServer, running_api
+from tests.service.scene import Scene, make_frames
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def api(scene: Scene) -> Iterator[ApiServer]:
+    with running_api(scene.settings.model_copy(update={"port": 0, "min_free_bytes": 0})) as server:
+        yield server
+
+
+def square(object_ids: tuple[int, ...] = (1,)) -> NDArray[np.uint8]:
+    label_map = np.zeros((48, 64), np.uint8)
+    for place, object_id in enumerate(object_ids):
+        label_map[8:24, 4 + 18 * place : 18 + 18 * place] = object_id
+    return label_map
+
+
+def url_of(api: ApiServer) -> str:
+    return f"http://127.0.0.1:{api.port}"
+
+
+async def test_arrays_in_masks_out(api: ApiServer, scene: Scene) -> None:
+    scene.start_worker()
+    frames = make_frames(30)
+
+    def talk() -> None:
+        sent = [LiveFrame(frames[i], pts_s=i / 10, masks=square((1, 2)) if i == 10 else None) for i in range(30)]
+        with Client(url_of(api)) as client:
+            masks = list(client.live(iter(sent), square(), engine="fake", quality=None, window=4))
+        assert [mask.frame_index for mask in masks] == list(range(30))
+        assert [mask.pts_s for mask in masks] == [i / 10 for i in range(30)]
+        assert all(np.shares_memory(mask.image, frames[mask.frame_index]) for mask in masks)
+        assert [len(mask.objects) for mask in masks] == [1] * 10 + [2] * 20
+        assert set(np.unique(masks[0].label_map)) == {0, 1}
+
+    await anyio.to_thread.run_sync(talk)
+
+
+async def test_the_awaiting_client_and_an_early_stop(api: ApiServer, scene: Scene) -> None:
+    scene.start_worker()
+
+    async def camera() -> AsyncIterator[NDArray[np.uint8]]:
+        for frame in make_frames(10):
+            yield frame
+
+    async with AsyncClient(url_of(api)) as client:
+        masks = [mask async for mask in client.live(camera(), square(), engine="fake")]
+        assert [mask.seq for mask in masks] == list(range(10))
+        stopped = client.live(list(make_frames(100)), square(), engine="fake", window=2)
+        assert (await anext(stopped)).seq == 0
+        await stopped.aclose()
+        with anyio.fail_after(20):
+            while (session := (await client.sessions())[0]).state != "completed":
+                await anyio.sleep(0.05)
+        assert session.raw["progress"]["frames_done"] < 100
+
+
+async def test_a_restarted_server_and_a_killed_worker_lose_nothing(scene: Scene) -> None:
+    settings = scene.settings.model_copy(update={"port": 0, "min_free_bytes": 0, "drain_timeout_s": 0.5})
+    frames = make_frames(30)
+    half, go_on = threading.Event(), threading.Event()
+
+    def camera() -> Iterator[NDArray[np.uint8]]:
+        yield from frames[:15]
+        half.set()
+        go_on.wait(60)
+        yield from frames[15:]
+
+    def talk(url: str, pictures: Iterator[NDArray[np.uint8]]) -> list[str]:
+        with Client(url) as client:
+            return [str(mask.objects) for mask in client.live(pictures, square(), engine="fake", quality=None)]
+
+    found: list[str] = []
+    scene.start_worker()
+    async with anyio.create_task_group() as group:
+        with running_api(settings) as first:
+            url, again = url_of(first), settings.model_copy(update={"port": first.port})
+            undisturbed = await anyio.to_thread.run_sync(talk, url, iter(frames))
+
+            async def run() -> None:
+                found.extend(await anyio.to_thread.run_sync(talk, url, camera()))
+
+            group.start_soon(run)
+            await anyio.to_thread.run_sync(half.wait)
+            await scene.kill(scene.workers[0])
+        go_on.set()
+        scene.start_worker()
+        with running_api(again):
+            with anyio.fail_after(60):
+                while len(found) < len(frames):
+                    await anyio.sleep(0.05)
+    assert found == undisturbed
+
+
+async def test_what_goes_wrong_is_raised_where_masks_are_read(api: ApiServer, scene: Scene) -> None:
+    def broken() -> Iterator[NDArray[np.uint8]]:
+        yield make_frames(1)[0]
+        raise RuntimeError("the camera is unplugged")
+
+    def talk() -> None:
+        with Client(url_of(api), patience_s=5.0) as client:
+            with pytest.raises(RuntimeError, match="unplugged"):
+                list(client.live(broken(), square(), engine="fake"))
+            with pytest.raises(ClientError, match="uint8 RGB"):
+                list(client.live([np.zeros((4, 4), np.uint8)], square(), engine="fake"))
+            with pytest.raises(ApiError, match="no engine is called"):
+                list(client.live(make_frames(1), square(), engine="nothing"))
+
+    await anyio.to_thread.run_sync(talk)
