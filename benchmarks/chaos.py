@@ -23,6 +23,7 @@ from pathlib import Path
 from service import redis_keys
 from service.demo_clip import render
 from service.embedded import EmbeddedRedis
+from service.local_storage import LocalStorage
 from service.masks import encode_png
 from service.plan import first_plan
 from service.schemas import MaskEvent, Reference, SessionRecord, SessionSpec, SessionState, VideoInfo
@@ -30,7 +31,6 @@ from service.session_file import write_session_file
 from service.sessions import Limits
 from service.settings import Settings
 from service.startup import Services, build_services
-from service.storage import LocalStorage
 from service.video_file import VideoWriter
 
 _LIMITS = Limits(queue_length=1_000, sessions_per_owner=1_000)

@@ -22,8 +22,9 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedEr
 from obstore.store import S3Store
 
 from service.local_copies import LocalCopies
+from service.local_storage import LocalWriter
 from service.redis_keys import is_session_id
-from service.storage import SESSION_FILE, LocalWriter, SessionGone, StorageUnavailable, StoredFile, checked_name
+from service.storage import SESSION_FILE, SessionGone, StorageUnavailable, StoredFile, checked_name
 
 if TYPE_CHECKING:
     from obstore.store import BackoffConfig

@@ -11,13 +11,14 @@ from redis.exceptions import RedisError
 from service.errors import Unavailable
 from service.live_input import LiveInput
 from service.local_copies import LocalCopies
+from service.local_storage import LocalStorage
 from service.mask_stream import MaskStream
 from service.queue import JobQueue
 from service.redis_client import connect, text
 from service.redis_keys import Keys
 from service.sessions import SessionStore
 from service.settings import Settings
-from service.storage import LocalStorage, Storage, StorageUnavailable
+from service.storage import Storage, StorageUnavailable
 
 
 @dataclass(frozen=True)

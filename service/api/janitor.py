@@ -13,13 +13,14 @@ import structlog
 from redis.exceptions import RedisError
 
 from service.live_input import LiveInput
+from service.local_storage import LocalStorage
 from service.metrics import ORPHANS_REMOVED, SESSIONS_EXPIRED
 from service.recovery import recovered
 from service.schemas import SessionRecord, SessionState
 from service.session_file import read_session_file
 from service.sessions import SessionStore
 from service.settings import Settings
-from service.storage import ARCHIVE, EXPORTS, SNAPSHOTS, LocalStorage, Storage, StoredFile
+from service.storage import ARCHIVE, EXPORTS, SNAPSHOTS, Storage, StoredFile
 
 _UPLOAD_GRACE_S = 60.0
 """An upload's session.json is written moments before Redis is told; only older ones can have been lost."""

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from service.local_storage import LocalStorage
 from service.redis_client import connect
 from service.redis_keys import Keys
 from service.sessions import SessionStore
-from service.storage import LocalStorage
 from tests.service.scene import Scene, make_scene
 
 

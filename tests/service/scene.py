@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service import redis_keys
+from service.local_storage import LocalStorage
 from service.plan import first_plan
 from service.schemas import MaskEvent, Reference, SessionRecord, SessionSpec, VideoInfo
 from service.session_file import write_session_file
 from service.sessions import Limits
 from service.settings import Settings
 from service.startup import Services, build_services, open_storage
-from service.storage import INPUT, LocalStorage
+from service.storage import INPUT
 from service.video_file import VideoWriter
 from service.worker.loop import Worker
 from service.worker.presence import Presence

@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from service.archive import write_archive
+from service.local_storage import LocalStorage
 from service.mask_stream import MaskStream
 from service.masks import encode_objects
 from service.queue import JobQueue
@@ -16,7 +17,6 @@ from service.redis_client import connect
 from service.redis_keys import Keys
 from service.schemas import Claim, MaskEvent, MaskObject, Rle, SessionState
 from service.settings import Settings
-from service.storage import LocalStorage
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from pycocotools.coco import COCO
 from service import redis_keys
 from service.api.export_files import ExportFiles, ExportKey, etag_of
 from service.api.janitor import Janitor
-from service.storage import LocalStorage
+from service.local_storage import LocalStorage
 from tests.service.api_server import ApiServer, running_api
 from tests.service.scene import Scene, make_frames, reference_png
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import anyio
 import pytest
 
+from service.local_storage import LocalStorage
 from service.schemas import SessionState
-from service.storage import LocalStorage, StorageUnavailable
+from service.storage import StorageUnavailable
 from service.worker.loop import Worker
 from tests.service.scene import Scene
 

@@ -12,11 +12,11 @@ import pytest
 
 from service.api.janitor import Janitor
 from service.live_input import LiveInput
+from service.local_storage import LocalStorage
 from service.redis_keys import Keys, new_session_id
 from service.schemas import SessionState
 from service.sessions import SessionStore
 from service.settings import Settings
-from service.storage import LocalStorage
 from tests.service.api_server import ApiServer, mask_png, running_api
 from tests.service.broken import Upload, all_uploads
 from tests.service.scripted_worker import ScriptedWorker

@@ -6,8 +6,8 @@ import asyncio
 import threading
 from pathlib import Path
 
+from service.local_storage import LocalStorage
 from service.settings import Settings
-from service.storage import LocalStorage
 from service.worker.io import IoThread
 from service.worker.presence import Presence
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from service import plan, redis_keys
+from service.local_storage import LocalStorage
 from service.plan import Segment, first_plan
 from service.redis_keys import Keys
 from service.schemas import Reference, SessionRecord, SessionSpec, SessionState, VideoInfo
 from service.sessions import Idempotency, Limits, SessionStore, from_fields, to_fields
-from service.storage import LocalStorage, SessionGone
+from service.storage import SessionGone
 
 LIMITS = Limits(queue_length=10, sessions_per_owner=10)
 
