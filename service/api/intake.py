@@ -10,16 +10,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import anyio
 import anyio.to_thread
-from engines.catalog import CATALOG, DEFAULT_ENGINE, EngineInfo
-from pydantic import ValidationError
 
 from service.admission import device_bytes
 from service.api.budgets import require_budget
-from service.api.references import Intake, ReadReferences, References, parse, parse_json
+from service.api.options import Options, read_options
+from service.api.references import Intake, ReadReferences, References, parse
 from service.api.services import Services
 from service.api.upload import Form, FormReader
 from service.errors import (
@@ -28,7 +26,6 @@ from service.errors import (
     InvalidInput,
     StorageFull,
     TooManyRequests,
-    UnknownEngine,
     UnreadableVideo,
 )
 from service.media.reader import VideoInfo as ProbedVideo
@@ -36,25 +33,13 @@ from service.media.reader import scaled_size
 from service.metrics import SESSIONS_ACCEPTED, UPLOAD_BYTES
 from service.plan import Plan, first_plan
 from service.redis_keys import new_session_id
-from service.schemas import MemoryOptions, Reference, SessionRecord, SessionSpec, VideoInfo
+from service.schemas import Reference, SessionRecord, SessionSpec, VideoInfo
 from service.session_file import write_session_file
 from service.sessions import Idempotency, Limits
 from service.settings import MIB, Settings
 from service.storage import INPUT, Storage
 
 VIDEO_FILE = f"{INPUT}/video"
-
-
-@dataclass(frozen=True)
-class Options:
-    """The plain fields of the form."""
-
-    engine: EngineInfo
-    memory: MemoryOptions
-    max_side: int | None
-    start_frame: int
-    end_frame: int | None
-    probability: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,61 +117,6 @@ async def check_room(services: Services, owner: str) -> None:
     active = int(await services.redis.scard(services.keys.owner_active(owner)))
     if active >= settings.max_sessions_per_key:
         raise _too_many(settings, active)
-
-
-def read_options(form: Form, settings: Settings) -> Options:
-    """The plain fields. Raises InvalidInput, UnknownEngine."""
-    name = form.one("engine") or settings.default_engine or _default_engine()
-    engine = CATALOG.get(name)
-    if engine is None:
-        raise UnknownEngine(f"no engine is called {name[:60]!r}; there are: {', '.join(CATALOG)}")
-    start = _integer(form, "start_frame", 0, settings.max_frames) or 0
-    end = _integer(form, "end_frame", 1, settings.max_frames)
-    if end is not None and end <= start:
-        raise InvalidInput(f"end_frame {end} (exclusive) must be greater than start_frame {start}")
-    max_side = _integer(form, "max_side", settings.min_side, settings.max_side_limit)
-    return Options(engine, read_memory(form.one("memory")), max_side, start, end, _switch(form, "probability"))
-
-
-def _default_engine() -> str:
-    """The catalog's default, or its first engine in an installation without that."""
-    return DEFAULT_ENGINE if DEFAULT_ENGINE in CATALOG else next(iter(CATALOG))
-
-
-def _switch(form: Form, name: str) -> bool:
-    text = form.one(name) or "false"
-    if text not in ("true", "false"):
-        raise InvalidInput(f"{name} is true or false, not {text[:40]!r}")
-    return text == "true"
-
-
-def _integer(form: Form, name: str, least: int, most: int) -> int | None:
-    text = form.one(name)
-    if text is None:
-        return None
-    if not text.isascii() or not text.isdecimal() or not least <= int(text[:12]) <= most:
-        raise InvalidInput(f"{name} must be a whole number from {least} to {most}, not {text[:40]!r}")
-    return int(text)
-
-
-def read_memory(text: str | None) -> MemoryOptions:
-    """`adaptive`, or JSON with the fields of MemoryOptions."""
-    if text is None:
-        return MemoryOptions()
-    value: Any = parse_json("memory", text) if text.startswith("{") else {"kind": text}
-    unknown = set(value) - set(MemoryOptions.model_fields)
-    if unknown:
-        raise InvalidInput(f"memory: unknown fields {sorted(unknown)}; there are {sorted(MemoryOptions.model_fields)}")
-    try:
-        options = MemoryOptions.model_validate(value)
-    except ValidationError as error:
-        item = error.errors()[0]
-        raise InvalidInput(f"memory.{'.'.join(str(part) for part in item['loc'])}: {item['msg']}") from error
-    if options.budget_tokens is not None and options.budget_mib is not None:
-        raise InvalidInput("memory: give budget_tokens or budget_mib, not both")
-    if options.exact and options.kind != "adaptive":
-        raise InvalidInput(f"memory: exact is a mode of the adaptive memory, not of {options.kind}")
-    return options
 
 
 async def _draft(

@@ -15,8 +15,9 @@ from engines.catalog import CATALOG
 
 from service.admission import device_bytes
 from service.api.budgets import require_budget
-from service.api.intake import Options, check_fit, check_room, new_folder, read_options, write_down
+from service.api.intake import check_fit, check_room, new_folder, write_down
 from service.api.live_messages import Open, form_of
+from service.api.options import Options, read_options
 from service.api.references import Intake, ReadReferences, References, parse
 from service.api.services import Services
 from service.errors import InvalidInput

@@ -1,0 +1,82 @@
+"""The plain fields of an upload's form, read and checked before anything of the video is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from engines.catalog import CATALOG, DEFAULT_ENGINE, EngineInfo
+from pydantic import ValidationError
+
+from service.api.references import parse_json
+from service.api.upload import Form
+from service.errors import InvalidInput, UnknownEngine
+from service.schemas import MemoryOptions
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class Options:
+    """The plain fields of the form."""
+
+    engine: EngineInfo
+    memory: MemoryOptions
+    max_side: int | None
+    start_frame: int
+    end_frame: int | None
+    probability: bool = False
+
+
+def read_options(form: Form, settings: Settings) -> Options:
+    """The plain fields. Raises InvalidInput, UnknownEngine."""
+    name = form.one("engine") or settings.default_engine or _default_engine()
+    engine = CATALOG.get(name)
+    if engine is None:
+        raise UnknownEngine(f"no engine is called {name[:60]!r}; there are: {', '.join(CATALOG)}")
+    start = _integer(form, "start_frame", 0, settings.max_frames) or 0
+    end = _integer(form, "end_frame", 1, settings.max_frames)
+    if end is not None and end <= start:
+        raise InvalidInput(f"end_frame {end} (exclusive) must be greater than start_frame {start}")
+    max_side = _integer(form, "max_side", settings.min_side, settings.max_side_limit)
+    return Options(engine, read_memory(form.one("memory")), max_side, start, end, _switch(form, "probability"))
+
+
+def _default_engine() -> str:
+    """The catalog's default, or its first engine in an installation without that."""
+    return DEFAULT_ENGINE if DEFAULT_ENGINE in CATALOG else next(iter(CATALOG))
+
+
+def _switch(form: Form, name: str) -> bool:
+    text = form.one(name) or "false"
+    if text not in ("true", "false"):
+        raise InvalidInput(f"{name} is true or false, not {text[:40]!r}")
+    return text == "true"
+
+
+def _integer(form: Form, name: str, least: int, most: int) -> int | None:
+    text = form.one(name)
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdecimal() or not least <= int(text[:12]) <= most:
+        raise InvalidInput(f"{name} must be a whole number from {least} to {most}, not {text[:40]!r}")
+    return int(text)
+
+
+def read_memory(text: str | None) -> MemoryOptions:
+    """`adaptive`, or JSON with the fields of MemoryOptions."""
+    if text is None:
+        return MemoryOptions()
+    value: Any = parse_json("memory", text) if text.startswith("{") else {"kind": text}
+    unknown = set(value) - set(MemoryOptions.model_fields)
+    if unknown:
+        raise InvalidInput(f"memory: unknown fields {sorted(unknown)}; there are {sorted(MemoryOptions.model_fields)}")
+    try:
+        options = MemoryOptions.model_validate(value)
+    except ValidationError as error:
+        item = error.errors()[0]
+        raise InvalidInput(f"memory.{'.'.join(str(part) for part in item['loc'])}: {item['msg']}") from error
+    if options.budget_tokens is not None and options.budget_mib is not None:
+        raise InvalidInput("memory: give budget_tokens or budget_mib, not both")
+    if options.exact and options.kind != "adaptive":
+        raise InvalidInput(f"memory: exact is a mode of the adaptive memory, not of {options.kind}")
+    return options
