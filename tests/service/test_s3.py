@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
+import anyio
 import pytest
 
 from service import redis_keys
@@ -22,6 +23,7 @@ from service.settings import Settings
 from service.startup import open_storage
 from service.storage import SessionGone, Storage
 from tests.service.api_server import ApiServer, running_api
+from tests.service.live_client import live, mask_text
 from tests.service.s3_server import ACCESS, S3Server, running_s3
 from tests.service.scene import Scene, make_scene, reference_png
 
@@ -215,3 +217,29 @@ async def test_the_janitor_removes_what_has_expired(settings: Settings, storage:
     finally:
         scene.close()
         await scene.services.redis.aclose()
+
+
+@pytest.mark.anyio
+async def test_a_live_session_between_two_hosts(api: ApiServer, settings: Settings, tmp_path: Path) -> None:
+    host = worker_host(settings, tmp_path / "worker")
+    host.start_worker()
+
+    def talk() -> str:
+        with live(api) as client:
+            ready = client.open(engine="fake", mask=mask_text((3, 7)), keep_s=60)
+            for index in range(12):
+                client.frames(index, index)
+                assert client.hear("mask")["frame_index"] == index
+            client.say(type="end")
+            assert client.hear("end")["state"] == "completed"
+        return f"/sessions/{ready['session_id']}"
+
+    try:
+        session = await anyio.to_thread.run_sync(talk)
+        assert [mask["frame_index"] for mask in masks_of(api, session)] == list(range(12))
+        assert api.http.get(f"{session}/video").status_code == 404
+        assert api.http.get(f"{session}/masks?format=coco").status_code == 200
+        assert api.http.delete(session).status_code == 204
+    finally:
+        host.close()
+        await host.services.redis.aclose()
