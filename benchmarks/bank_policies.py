@@ -142,6 +142,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--play", type=int, default=0, help="play each clip to and fro for so many frames")
     parser.add_argument("--join", type=int, default=0, help="all clips as one video of so many frames")
     parser.add_argument("--long-side", type=int, default=240, help="of joined clips")
+    parser.add_argument("--matching", default="", help="only policies whose name holds this")
     parser.add_argument("--at-most", type=int, default=10**6, help="runs of this call")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
@@ -165,7 +166,7 @@ def main() -> None:
     waiting = [
         (label, policy)
         for label, policy in policies(tokens, options.frames, options.thresholds).items()
-        if not any((run.setting, run.policy) == (setting, label) for run in done)
+        if options.matching in label and not any((run.setting, run.policy) == (setting, label) for run in done)
     ]
     for label, policy in waiting[: options.at_most]:
         run = Run(setting, label)
