@@ -18,15 +18,13 @@ from engines.aot.propagation import LayerMemory
 from engines.aot.snapshots import restore_track, take_snapshot
 from engines.aot.track import AotTrack, Group
 from engines.banks.budget import budget_tokens, require_budget
+from engines.catalog import DEFAULT_BUDGET_FRAMES
 from engines.errors import FrameSizeChanged, NoReferenceFrame
 from engines.labels import compose, one_hot, to_channels
 from engines.protocols import EngineSpec
 from engines.transforms import network_size, resize_labels, to_network
 from engines.types import Frame, LabelMap, MemoryPolicy, Prediction, Size, TrackState
 from engines.visibility import Visibility, predict
-
-DEFAULT_BUDGET_FRAMES = 16
-"""Frames of tokens that a track may keep when nothing else is asked for."""
 
 PUBLISHED_ORDER = tuple(range(1, OBJECTS_PER_GROUP + 1))
 
