@@ -24,7 +24,7 @@ SUBPROTOCOL = "bearer"
 _SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
 _OPEN_PATHS = frozenset(("/healthz", "/readyz", "/", "/docs", "/openapi.json"))
 _OPEN_PREFIXES = ("/js/",)
-_OPEN_SUFFIXES = ("/style.css", "/icon.svg")
+_OPEN_SUFFIXES = ("/style.css", "/icon.svg", "/sample.mp4", "/sample.png")
 
 
 class AccessMiddleware:

@@ -11,22 +11,25 @@ export function colourOf(objectId) {
   return [r, g, b];
 }
 
-/** The same hue, bright enough to stand out from a picture: the palette's first colours are dark. */
-function brightColourOf(objectId) {
+/** The same hue, bright enough to stand out from a picture: the palette's first colours are dark. "#rrggbb". */
+export function brightColourOf(objectId) {
   const colour = colourOf(objectId);
   const lift = 217 / Math.max(...colour, 1);
-  return colour.map((value) => Math.round(value * lift + 38));
+  return toHex(colour.map((value) => Math.round(value * lift + 38)));
 }
 
-/** Colour of an object on the screen, for CSS. */
-export function cssColour(objectId, alpha = 1) {
-  return `rgb(${brightColourOf(objectId).join(" ")} / ${alpha})`;
-}
-
-/** RGBA table over all ids, for filling image data; background is clear. */
-export function rgbaTable(alpha) {
+/** RGBA table over all ids, for filling image data; background is clear. colours: object id -> "#rrggbb". */
+export function rgbaTable(colours, alpha) {
   const table = new Uint32Array(256);
   const bytes = new Uint8Array(table.buffer);
-  for (let id = 1; id < 256; id++) bytes.set([...brightColourOf(id), alpha], id * 4);
+  for (let id = 1; id < 256; id++) bytes.set([...fromHex(colours.get(id) ?? brightColourOf(id)), alpha], id * 4);
   return table;
+}
+
+function toHex(rgb) {
+  return `#${rgb.map((value) => value.toString(16).padStart(2, "0")).join("")}`;
+}
+
+function fromHex(text) {
+  return [1, 3, 5].map((at) => parseInt(text.slice(at, at + 2), 16));
 }

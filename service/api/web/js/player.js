@@ -1,44 +1,64 @@
 // Shows one frame of the video: by the browser's own decoder where it can, by pictures from the server where it cannot.
 
 const READY_TIMEOUT_MS = 8000;
+const USUAL_FPS = 25;
 
 export class Player {
-  /** video, still: the elements. moved(frameIndex): a frame is on screen. */
-  constructor(video, still, moved) {
+  /** video, still: the elements. moved(frameIndex): a frame is on screen. changed(): began or ceased to play. */
+  constructor(video, still, moved, changed) {
     this.video = video;
     this.still = still;
     this.moved = moved;
+    this.changed = changed;
     this.frameIndex = 0;
-    this.fps = 25;
+    this.fps = USUAL_FPS;
     this.ptsOf = () => null;
     this.stillUrl = null;
+    this.useStills = false;
     this.wanted = null;
     video.addEventListener("seeked", () => this.settled());
     video.addEventListener("ended", () => this.pause());
     still.addEventListener("load", () => this.settled());
+    still.addEventListener("error", () => this.settled());
   }
 
-  /** Open a video; resolves to its size. stillUrl(frame): where to find pictures if the browser cannot decode it. */
+  /**
+   * Open a video; resolves to its size, or null where neither browser nor server can show it.
+   * fps: measured if left out. stillUrl(frame): where to find pictures if the browser cannot decode it.
+   */
   async open(source, { fps = null, stillUrl = null } = {}) {
+    this.close();
     this.stillUrl = stillUrl;
     this.frameIndex = 0;
+    this.wanted = null;
     this.video.src = source;
-    try {
-      await ready(this.video);
-      this.useStills = false;
-      this.fps = fps ?? (await measureFps(this.video));
-    } catch (error) {
-      if (!stillUrl) throw error;
-      this.useStills = true;
-      this.fps = fps ?? 25;
-      this.still.src = stillUrl(0);
-      await this.still.decode();
-    }
+    this.useStills = !(await isReady(this.video));
+    this.fps = fps ?? (this.useStills ? USUAL_FPS : await measureFps(this.video));
     this.video.hidden = this.useStills;
     this.still.hidden = !this.useStills;
-    return this.useStills
-      ? { width: this.still.naturalWidth, height: this.still.naturalHeight }
-      : { width: this.video.videoWidth, height: this.video.videoHeight };
+    if (!this.useStills) return { width: this.video.videoWidth, height: this.video.videoHeight };
+    return stillUrl ? this.firstStill() : null;
+  }
+
+  async firstStill() {
+    this.still.src = this.stillUrl(0);
+    try {
+      await this.still.decode();
+    } catch {
+      this.still.hidden = true;
+      this.stillUrl = null;
+      return null;
+    }
+    return { width: this.still.naturalWidth, height: this.still.naturalHeight };
+  }
+
+  close() {
+    this.pause();
+    const { src } = this.video;
+    if (!src) return;
+    this.video.removeAttribute("src");
+    this.video.load();
+    if (src.startsWith("blob:")) URL.revokeObjectURL(src);
   }
 
   get duration() {
@@ -50,23 +70,28 @@ export class Player {
   }
 
   timeOf(frameIndex) {
-    const pts = this.ptsOf(frameIndex);
-    return pts ?? frameIndex / this.fps;
+    return this.ptsOf(frameIndex) ?? frameIndex / this.fps;
+  }
+
+  /** The frame at a time: near the constant rate's, corrected by what the masks say of their times. */
+  frameAt(time) {
+    let index = Math.max(0, Math.round(time * this.fps));
+    while (this.ptsOf(index) > time + 0.001 && index > 0) index--;
+    while ((this.ptsOf(index + 1) ?? Infinity) <= time + 0.001) index++;
+    return index;
   }
 
   /** Show a frame. While one is on its way, only the newest wish is kept. */
   show(frameIndex) {
-    if (this.wanted !== null) {
-      this.wanted = frameIndex;
-      return;
-    }
+    const busy = this.wanted !== null;
     this.wanted = frameIndex;
-    this.load(frameIndex);
+    if (!busy) this.load(frameIndex);
   }
 
   load(frameIndex) {
     this.loading = frameIndex;
-    if (this.useStills) this.still.src = this.stillUrl(frameIndex);
+    if (this.useStills && !this.stillUrl) queueMicrotask(() => this.settled());
+    else if (this.useStills) this.still.src = this.stillUrl(frameIndex);
     // Half a frame into it: the start of a frame may fall to its neighbour by rounding.
     else this.video.currentTime = Math.min(this.timeOf(frameIndex) + 0.5 / this.fps, Math.max(0, this.duration - 0.001));
   }
@@ -80,45 +105,52 @@ export class Player {
     if (next !== null) this.show(next);
   }
 
+  /** Play until lastFrame() is reached; from the start again if it was reached already. */
   play(lastFrame) {
-    if (this.useStills) {
-      this.playTimer = setInterval(() => {
-        if (this.frameIndex >= lastFrame()) this.pause();
-        else this.show(this.frameIndex + 1);
-      }, 1000 / this.fps);
-      return;
-    }
+    if (this.frameIndex >= lastFrame()) this.show(0);
+    if (this.useStills) this.playStills(lastFrame);
+    else this.playVideo(lastFrame);
+    this.changed();
+  }
+
+  playStills(lastFrame) {
+    this.playTimer = setInterval(() => {
+      if (this.frameIndex >= lastFrame()) this.pause();
+      else this.show(this.frameIndex + 1);
+    }, 1000 / this.fps);
+  }
+
+  playVideo(lastFrame) {
     const tick = (_, { mediaTime }) => {
-      const index = Math.round(mediaTime * this.fps);
+      if (this.video.paused) return;
+      const index = this.frameAt(mediaTime);
       this.frameIndex = Math.min(index, lastFrame());
       this.moved(this.frameIndex);
       if (index >= lastFrame()) this.pause();
-      else if (!this.video.paused) this.video.requestVideoFrameCallback(tick);
+      else this.video.requestVideoFrameCallback(tick);
     };
     this.video.requestVideoFrameCallback(tick);
-    this.video.play();
+    this.video.play().catch(() => this.pause());
   }
 
   pause() {
     clearInterval(this.playTimer);
     this.playTimer = null;
     this.video.pause();
+    this.changed();
   }
 }
 
-function ready(video) {
-  return new Promise((resolve, reject) => {
-    const refuse = () => reject(new Error("This browser cannot show the video's format."));
-    const timer = setTimeout(refuse, READY_TIMEOUT_MS);
-    video.onloadeddata = () => {
+/** Whether the browser can decode it. */
+function isReady(video) {
+  return new Promise((resolve) => {
+    const timer = setTimeout(() => resolve(false), READY_TIMEOUT_MS);
+    const answer = (able) => {
       clearTimeout(timer);
-      if (video.videoWidth) resolve();
-      else refuse();
+      resolve(able);
     };
-    video.onerror = () => {
-      clearTimeout(timer);
-      refuse();
-    };
+    video.onloadeddata = () => answer(video.videoWidth > 0);
+    video.onerror = () => answer(false);
   });
 }
 
@@ -126,11 +158,11 @@ function ready(video) {
 async function measureFps(video) {
   const times = [];
   await new Promise((resolve) => {
-    const done = setTimeout(resolve, 700);
+    const timer = setTimeout(resolve, 700);
     const tick = (_, { mediaTime }) => {
       times.push(mediaTime);
       if (times.length > 12) {
-        clearTimeout(done);
+        clearTimeout(timer);
         resolve();
       } else {
         video.requestVideoFrameCallback(tick);
@@ -142,5 +174,5 @@ async function measureFps(video) {
   video.pause();
   video.currentTime = 0;
   const gaps = times.slice(1).map((time, index) => time - times[index]).filter((gap) => gap > 0.004);
-  return gaps.length ? 1 / Math.min(...gaps) : 25;
+  return gaps.length ? 1 / Math.min(...gaps) : USUAL_FPS;
 }

@@ -2,33 +2,46 @@
 
 import { labelMapToPng } from "./png.js";
 
-/** One entry of the references list for each mark; masks go as files that the list names. */
-export async function referenceForm(marks) {
+/**
+ * {form, count}: a `references` list with one entry per mark; masks go as files that the list names.
+ * `frameIndices` limits it to some frames.
+ */
+export async function referenceForm(marks, frameIndices = marks.markedFrames()) {
   const form = new FormData();
   const references = [];
-  for (const frameIndex of marks.markedFrames()) await addFrame(form, references, marks, frameIndex);
-  for (const object of marks.objects) {
-    if (object.text) references.push({ object_id: object.id, frame_index: 0, kind: "text", text: object.text, name: object.name });
+  for (const frameIndex of frameIndices) {
+    const { entries, labelMap } = entriesOf(marks, frameIndex);
+    if (labelMap) {
+      const part = `mask_${frameIndex}`;
+      form.append(part, await labelMapToPng(labelMap, marks.size.width, marks.size.height), `${part}.png`);
+      for (const entry of entries) if (entry.kind === "mask") entry.mask = part;
+    }
+    references.push(...entries);
   }
   if (references.length) form.append("references", JSON.stringify(references));
   return { form, count: references.length };
 }
 
-async function addFrame(form, references, marks, frameIndex) {
+/** The entries of one frame, and the label map of those that are masks (null if there are none). */
+export function entriesOf(marks, frameIndex) {
   const frame = marks.frames.get(frameIndex);
-  const named = new Map(marks.objects.map((object) => [object.id, object.name]));
-  if (frame.touched.size) {
-    const part = `mask_${frameIndex}`;
-    const png = await labelMapToPng(frame.labelMap, marks.size.width, marks.size.height);
-    form.append(part, png, `${part}.png`);
-    for (const id of frame.touched) {
-      references.push({ object_id: id, frame_index: frameIndex, kind: "mask", mask: part, name: named.get(id) });
-    }
-  }
-  for (const [id, box] of frame.boxes) {
-    if (!frame.touched.has(id)) references.push({ object_id: id, frame_index: frameIndex, kind: "box", box, name: named.get(id) });
-  }
-  for (const { id, x, y } of frame.points) {
-    if (!frame.touched.has(id)) references.push({ object_id: id, frame_index: frameIndex, kind: "point", point: [x, y], name: named.get(id) });
-  }
+  const entry = (id, kind, what) => {
+    const { name, color } = marks.object(id) ?? {};
+    return { object_id: id, frame_index: frameIndex, kind, name, color, ...what };
+  };
+  const painted = presentIn(frame);
+  const entries = [
+    ...[...painted].map((id) => entry(id, "mask")),
+    ...[...frame.boxes].map(([id, box]) => entry(id, "box", { box })),
+    ...[...frame.points].map(([id, points]) => entry(id, "point", { points })),
+    ...[...frame.texts].map(([id, text]) => entry(id, "text", { text })),
+  ];
+  const labelMap = painted.size ? frame.labelMap.map((label) => (painted.has(label) ? label : 0)) : null;
+  return { entries, labelMap };
+}
+
+/** Painted objects of which something is left: one that was erased wholly says nothing that the API could take. */
+function presentIn(frame) {
+  const left = new Set(frame.labelMap ?? []);
+  return new Set([...frame.painted].filter((id) => left.has(id)));
 }

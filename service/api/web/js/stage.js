@@ -1,87 +1,137 @@
 // The picture: masks over the frame, marks over the masks, and the hand that marks.
 
-import { cssColour, rgbaTable } from "./palette.js";
+import { $ } from "./dom.js";
+import { brightColourOf, rgbaTable } from "./palette.js";
+import { Zoom } from "./zoom.js";
 
-const MASK_TABLE = rgbaTable(140);
-const MARK_TABLE = rgbaTable(190);
+const MASK_ALPHA = 140;
+const MARK_ALPHA = 180;
+const SHARP_PX = 1280; // at least so many pixels across for lines, however small the video is
+const KEY_STEP_PX = 12;
+const FINE_KEY_STEP_PX = 2;
 
 export class Stage {
-  /** element: holds #masks and #marks. marks: the model. changed(): called after every mark. */
-  constructor(element, marks, changed) {
-    this.maskCanvas = element.querySelector("#masks");
-    this.markCanvas = element.querySelector("#marks");
+  /**
+   * marks: the model. changed(): called after every finished mark. begin(frameIndex, tool): called before one, so that
+   * there is something to correct and something to undo.
+   */
+  constructor(marks, { begin, changed }) {
+    this.maskCanvas = $("masks");
+    this.markCanvas = $("marks");
     this.marks = marks;
+    this.begin = begin;
     this.changed = changed;
     this.tool = "brush";
     this.radius = 18;
+    this.outside = false; // points say what is not the object
+    this.enabled = true;
     this.frameIndex = 0;
-    this.pointer = null;
+    this.gesture = null; // {tool, start, last} while a pointer is down
     this.cursor = null;
-    for (const [name, handler] of [
-      ["pointerdown", this.down], ["pointermove", this.move], ["pointerup", this.up], ["pointercancel", this.up],
-      ["pointerleave", this.leave],
-    ]) this.markCanvas.addEventListener(name, handler.bind(this));
-    this.markCanvas.addEventListener("keydown", this.keyboard.bind(this));
+    this.sharpness = 1; // pixels of the marks' canvas per pixel of the frame
+    this.corner = null; // first corner of a box drawn by keyboard
+    this.zoom = new Zoom($("stage"), $("picture"), () => this.abandon());
+    const on = (name, handler) => this.markCanvas.addEventListener(name, handler.bind(this));
+    on("pointerdown", this.down);
+    on("pointermove", this.move);
+    on("pointerup", this.up);
+    on("pointercancel", this.up);
+    on("pointerleave", this.leave);
+    on("keydown", this.keyboard);
   }
 
   resize(width, height) {
-    for (const canvas of [this.maskCanvas, this.markCanvas]) {
-      canvas.width = width;
-      canvas.height = height;
-    }
+    this.sharpness = Math.max(1, Math.ceil(SHARP_PX / width));
+    Object.assign(this.maskCanvas, { width, height });
+    Object.assign(this.markCanvas, { width: width * this.sharpness, height: height * this.sharpness });
+    $("stage").style.setProperty("--ratio", width / height);
+    this.zoom.reset();
   }
 
-  /** Show a label map, or clear it with null. */
+  // --- drawing ------------------------------------------------------------------------------------------------------
+
+  /** Show the masks of a frame ({labelMap, width, height}, or null), unless its marks have taken their place. */
   drawMasks(picture) {
     const context = this.maskCanvas.getContext("2d");
-    context.clearRect(0, 0, this.maskCanvas.width, this.maskCanvas.height);
-    if (picture) context.drawImage(toCanvas(picture.labelMap, picture.width, picture.height, MASK_TABLE), 0, 0,
-      this.maskCanvas.width, this.maskCanvas.height);
+    const { width, height } = this.maskCanvas;
+    context.clearRect(0, 0, width, height);
+    if (!picture || this.marks.frames.get(this.frameIndex)?.labelMap) return;
+    const table = rgbaTable(this.marks.colours, MASK_ALPHA);
+    context.drawImage(toCanvas(picture.labelMap, picture.width, picture.height, table), 0, 0, width, height);
   }
 
   drawMarks() {
+    this.drawing ??= requestAnimationFrame(() => {
+      this.drawing = null;
+      this.paintMarks();
+    });
+  }
+
+  paintMarks() {
     const { width, height } = this.marks.size;
     const context = this.markCanvas.getContext("2d");
-    context.clearRect(0, 0, this.markCanvas.width, this.markCanvas.height);
+    context.setTransform(this.sharpness, 0, 0, this.sharpness, 0, 0);
+    context.clearRect(0, 0, width, height);
     const frame = this.marks.frames.get(this.frameIndex);
-    if (frame) {
-      context.drawImage(toCanvas(frame.labelMap, width, height, MARK_TABLE), 0, 0);
-      for (const [id, box] of frame.boxes) this.outline(context, box, id);
-      for (const point of frame.points) this.dot(context, point);
+    if (frame?.labelMap) {
+      context.drawImage(toCanvas(frame.labelMap, width, height, rgbaTable(this.marks.colours, MARK_ALPHA)), 0, 0);
     }
-    if (this.pointer?.tool === "box") {
-      const { start, last } = this.pointer;
-      this.outline(context, [start.x, start.y, last.x - start.x, last.y - start.y], this.marks.activeId);
-    }
-    if (this.cursor) this.ring(context);
+    for (const [id, box] of frame?.boxes ?? []) this.outline(context, box, id);
+    for (const [id, points] of frame?.points ?? []) for (const point of points) this.dot(context, point, id);
+    const begun = this.gesture?.tool === "box" ? this.gesture.start : this.corner;
+    const until = this.gesture?.tool === "box" ? this.gesture.last : this.cursor;
+    if (begun && until) this.outline(context, [begun.x, begun.y, until.x - begun.x, until.y - begun.y], this.marks.activeId);
+    if (this.cursor && this.enabled) this.ring(context);
+  }
+
+  colour(objectId) {
+    return this.marks.object(objectId)?.color ?? brightColourOf(objectId);
+  }
+
+  /** A length on the screen in the picture's pixels, so that lines look the same in every video. */
+  px(length) {
+    return (length * this.marks.size.width) / Math.max(1, this.markCanvas.getBoundingClientRect().width);
   }
 
   outline(context, [x, y, width, height], id) {
-    context.lineWidth = Math.max(2, this.marks.size.width / 300);
-    context.strokeStyle = cssColour(id);
-    context.setLineDash([8, 5]);
-    context.strokeRect(x, y, width, height);
-    context.setLineDash([]);
+    for (const [colour, wide] of [["#000", 4], [this.colour(id), 2]]) {
+      context.lineWidth = this.px(wide);
+      context.strokeStyle = colour;
+      context.strokeRect(x, y, width, height);
+    }
   }
 
-  dot(context, point) {
+  dot(context, [x, y, inside], id) {
+    const radius = this.px(7);
     context.beginPath();
-    context.arc(point.x, point.y, Math.max(4, this.marks.size.width / 130), 0, 2 * Math.PI);
-    context.fillStyle = cssColour(point.id);
-    context.strokeStyle = "#fff";
-    context.lineWidth = 2;
+    context.arc(x, y, radius, 0, 2 * Math.PI);
+    context.fillStyle = inside ? this.colour(id) : "#000";
+    context.strokeStyle = inside ? "#fff" : this.colour(id);
+    context.lineWidth = this.px(2.5);
     context.fill();
+    context.stroke();
+    context.beginPath();
+    context.moveTo(x - radius / 2, y);
+    context.lineTo(x + radius / 2, y);
+    if (inside) {
+      context.moveTo(x, y - radius / 2);
+      context.lineTo(x, y + radius / 2);
+    }
     context.stroke();
   }
 
   ring(context) {
     const brushing = this.tool === "brush" || this.tool === "erase";
-    context.beginPath();
-    context.arc(this.cursor.x, this.cursor.y, brushing ? this.radius : 6, 0, 2 * Math.PI);
-    context.strokeStyle = this.tool === "erase" ? "#fff" : cssColour(this.marks.activeId || 1);
-    context.lineWidth = 1.5;
-    context.stroke();
+    for (const [colour, wide] of [["#000", 3], [this.tool === "erase" ? "#fff" : this.colour(this.marks.activeId || 1), 1.5]]) {
+      context.beginPath();
+      context.arc(this.cursor.x, this.cursor.y, brushing ? this.radius : this.px(6), 0, 2 * Math.PI);
+      context.strokeStyle = colour;
+      context.lineWidth = this.px(wide);
+      context.stroke();
+    }
   }
+
+  // --- the pointer --------------------------------------------------------------------------------------------------
 
   position(event) {
     const bounds = this.markCanvas.getBoundingClientRect();
@@ -92,26 +142,42 @@ export class Stage {
   }
 
   down(event) {
-    if (event.button > 0 || !this.marks.size.width) return;
-    if (!this.marks.activeId) this.marks.addObject();
+    if (event.button > 0 || !this.enabled || !this.marks.size.width || this.zoom.pinching) return;
     this.markCanvas.setPointerCapture(event.pointerId);
-    const at = this.position(event);
-    this.pointer = { tool: this.tool, start: at, last: at };
+    this.startAt(this.position(event));
+  }
+
+  startAt(at) {
+    this.begin(this.frameIndex, this.tool);
+    if (!this.marks.activeId) this.marks.addObject();
+    this.gesture = { tool: this.tool, start: at, last: at };
     this.apply(at);
   }
 
   move(event) {
     const at = this.position(event);
     this.cursor = event.pointerType === "touch" ? null : at;
-    if (this.pointer && this.pointer.tool !== "point") this.apply(at);
+    if (this.gesture && this.gesture.tool !== "point") this.apply(at);
     else this.drawMarks();
   }
 
   up() {
-    if (!this.pointer) return;
-    const { tool, start, last } = this.pointer;
-    this.pointer = null;
+    if (!this.gesture) return;
+    const { tool, start, last } = this.gesture;
+    this.gesture = null;
     if (tool === "box") this.marks.setBox(this.frameIndex, this.marks.activeId, start, last);
+    this.finish();
+  }
+
+  /** A second finger came down: it was no mark, but the beginning of a pinch. */
+  abandon() {
+    if (!this.gesture) return;
+    this.gesture = null;
+    this.marks.undo();
+    this.finish();
+  }
+
+  finish() {
     this.drawMarks();
     this.changed();
   }
@@ -122,22 +188,24 @@ export class Stage {
   }
 
   apply(at) {
-    const { tool, last } = this.pointer;
+    const { tool, last } = this.gesture;
     if (tool === "brush") this.marks.stroke(this.frameIndex, last, at, this.radius, this.marks.activeId);
     if (tool === "erase") this.marks.stroke(this.frameIndex, last, at, this.radius, 0);
-    if (tool === "point") this.marks.addPoint(this.frameIndex, this.marks.activeId, at);
-    this.pointer.last = at;
+    if (tool === "point") this.marks.addPoint(this.frameIndex, this.marks.activeId, at, !this.outside);
+    this.gesture.last = at;
     this.drawMarks();
   }
+
+  // --- the keyboard -------------------------------------------------------------------------------------------------
 
   /** Marking without a pointer: arrows move a cursor, Enter marks there. */
   keyboard(event) {
     const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
     const { width, height } = this.marks.size;
-    if (!width) return;
+    if (!width || !this.enabled) return;
     this.cursor ??= { x: width / 2, y: height / 2 };
     if (steps[event.key]) {
-      const stride = event.shiftKey ? 2 : 12;
+      const stride = event.shiftKey ? FINE_KEY_STEP_PX : KEY_STEP_PX;
       this.cursor.x = Math.min(Math.max(this.cursor.x + steps[event.key][0] * stride, 0), width - 1);
       this.cursor.y = Math.min(Math.max(this.cursor.y + steps[event.key][1] * stride, 0), height - 1);
     } else if (event.key === "Enter") {
@@ -151,25 +219,18 @@ export class Stage {
   }
 
   keyboardMark() {
-    if (!this.marks.activeId) this.marks.addObject();
-    const at = { ...this.cursor };
-    if (this.tool === "box" && !this.boxCorner) {
-      this.boxCorner = at;
+    if (this.tool === "box" && !this.corner) {
+      this.corner = { ...this.cursor };
       return;
     }
-    if (this.tool === "box") {
-      this.marks.setBox(this.frameIndex, this.marks.activeId, this.boxCorner, at);
-      this.boxCorner = null;
-    } else {
-      this.pointer = { tool: this.tool, start: at, last: at };
-      this.apply(at);
-      this.pointer = null;
-    }
-    this.changed();
+    this.startAt(this.corner ?? { ...this.cursor });
+    this.gesture.last = { ...this.cursor };
+    this.corner = null;
+    this.up();
   }
 }
 
-/** An offscreen canvas of a label map in palette colours. */
+/** An offscreen canvas of a label map in the colours of a table. */
 export function toCanvas(labelMap, width, height, table) {
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d");
