@@ -12,6 +12,8 @@ export const FORMATS = [
   ["matte", "Matte video", "for compositing", "mp4"],
   ["coco", "COCO", "annotations", "json"],
   ["youtube-vis", "YouTube-VIS", "annotations", "json"],
+  ["label-studio", "Label Studio", "to import", "json"],
+  ["cvat", "CVAT", "to import", "xml"],
   ["rle", "Run lengths", "one line per frame", "jsonl"],
 ];
 

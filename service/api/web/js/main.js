@@ -1,11 +1,12 @@
-// The page: makes the parts, and follows the address (#/ the start, #/s/SESSION a session).
+// The page: makes the parts, and follows the address (#/ the start, #/s/SESSION a session, #/camera the camera).
 
 import * as api from "./api.js";
+import { CameraMode } from "./camera_mode.js";
 import { $ } from "./dom.js";
 import { Draft } from "./draft.js";
 import { EngineChoice } from "./engine_choice.js";
 import { guarded, hideProblem } from "./problems.js";
-import { SessionMode } from "./session_mode.js";
+import { ENDED, SessionMode } from "./session_mode.js";
 import { drawSessions } from "./sessions_list.js";
 import { installShortcuts } from "./shortcuts.js";
 import { Tools } from "./tools.js";
@@ -44,10 +45,26 @@ async function openSession(sessionId) {
   await new SessionMode(workspace, await api.session(sessionId)).open();
 }
 
+async function openCamera(sessionId) {
+  if (workspace.mode instanceof CameraMode) return;
+  const camera = new CameraMode(workspace, engineChoice, {
+    opened: (id) => history.replaceState(null, "", `#/camera/${id}`),
+    ended: (id) => (location.hash = `#/s/${id}`),
+  });
+  if (!sessionId) {
+    await camera.open();
+    return;
+  }
+  const session = await api.session(sessionId);
+  if (ENDED.has(session.state)) location.hash = `#/s/${sessionId}`;
+  else await camera.reopen(session);
+}
+
 async function route() {
-  const session = location.hash.match(/^#\/s\/([\w-]+)$/);
-  if (session) return openSession(session[1]);
-  if (location.hash === "#/new" && workspace.mode instanceof Draft) return undefined;
+  const [, view, id] = location.hash.match(/^#\/(s|camera|new)(?:\/([\w-]+))?$/) ?? [];
+  if (view === "s" && id) return openSession(id);
+  if (view === "camera") return openCamera(id);
+  if (view === "new" && workspace.mode instanceof Draft) return undefined;
   workspace.leave();
   return drawSessions();
 }
@@ -66,6 +83,7 @@ function wireStart() {
     $("file").value = "";
   });
   $("try-sample").onclick = guarded(trySample);
+  $("use-camera").onclick = () => (location.hash = "#/camera");
   addEventListener("dragover", (event) => (event.preventDefault(), document.body.classList.add("dragging")));
   addEventListener("dragleave", (event) => event.relatedTarget || document.body.classList.remove("dragging"));
   addEventListener("drop", dropped);
@@ -78,6 +96,10 @@ function wireWork() {
   $("cancel").onclick = guarded(() => workspace.mode.cancel());
   $("correct").onclick = guarded(() => workspace.mode.correct());
   $("play").onclick = () => workspace.togglePlay();
+  $("camera-choice").onchange = guarded(() => workspace.mode.open($("camera-choice").value));
+  $("camera-correct").onclick = guarded(() => workspace.mode.correct());
+  $("camera-resume").onclick = () => workspace.mode.resume();
+  $("camera-end").onclick = () => workspace.mode.end();
 }
 
 function wireDialogs() {

@@ -168,7 +168,8 @@ export class Marks {
     frame.labelMap = Uint8Array.from(labelMap);
     for (const id of [...new Set(labelMap)].sort((a, b) => a - b)) {
       if (id === 0 || id === 255) continue;
-      this.addObject({ id, name: names[id] ?? null });
+      this.addObject({ id });
+      if (names[id]) this.object(id).name = names[id];
       frame.painted.add(id);
     }
   }

@@ -22,6 +22,24 @@ export async function referenceForm(marks, frameIndices = marks.markedFrames()) 
   return { form, count: references.length };
 }
 
+/** The marks of frame 0 as `WS /live` takes them: {references, mask_0?}, without frame numbers, the file as base64. */
+export async function liveReferences(marks) {
+  const { entries, labelMap } = entriesOf(marks, 0);
+  const references = entries.map(({ frame_index: _, ...entry }) => (entry.kind === "mask" ? { ...entry, mask: "mask_0" } : entry));
+  if (!labelMap) return { references };
+  const png = await labelMapToPng(labelMap, marks.size.width, marks.size.height);
+  return { references, mask_0: await base64Of(png) };
+}
+
+async function base64Of(blob) {
+  const url = await new Promise((resolve) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.readAsDataURL(blob);
+  });
+  return url.slice(url.indexOf(",") + 1);
+}
+
 /** The entries of one frame, and the label map of those that are masks (null if there are none). */
 export function entriesOf(marks, frameIndex) {
   const frame = marks.frames.get(frameIndex);

@@ -11,7 +11,7 @@ import { suggest } from "./suggestions.js";
 
 const LINKS = { open: "", lost: "Connection lost, trying again…", closed: "" };
 const SUGGEST_EVERY_MS = 1000;
-const ENDED = new Set(["completed", "failed", "cancelled"]);
+export const ENDED = new Set(["completed", "failed", "cancelled"]);
 const STATES = { queued: "Waiting for a worker", running: "Running", completed: "Completed", failed: "Failed", cancelled: "Stopped", idle: "Waiting for pictures" };
 
 export class SessionMode {
@@ -85,7 +85,9 @@ export class SessionMode {
   changed() {
     const frames = this.workspace.marks.markedFrames();
     $("correct").disabled = !frames.length || !this.canCorrect;
-    $("correct").textContent = frames.length > 1 ? `Correct ${frames.length} frames` : `Correct frame ${(frames[0] ?? this.workspace.stage.frameIndex) + 1}`;
+    const which = frames.length > 1 ? ` ${frames.length} frames` : frames.length ? ` frame ${frames[0] + 1}` : "";
+    $("correct").textContent = `Correct${which}`;
+    $("correct-hint").hidden = frames.length > 0 || !this.canCorrect;
   }
 
   get canCorrect() {
@@ -135,7 +137,7 @@ export class SessionMode {
   }
 
   setTotal(total) {
-    this.total = total ?? this.total ?? 1;
+    this.total = total ?? this.total ?? null; // null: without an end, or the end is not known yet
     const { start_frame: first, end_frame: end, video } = this.session;
     this.workspace.timeline.setCount(Math.max(video.frames ?? 0, end ?? 0, first + 1, this.workspace.store.lastFrame + 1));
   }
@@ -186,6 +188,7 @@ export class SessionMode {
       const known = this.workspace.marks.object(id);
       if (known) Object.assign(known, name && { name }, color && { color });
     }
+    this.setTotal(this.session.progress.frames_total);
     this.describe();
     this.workspace.changed();
   }
@@ -193,6 +196,7 @@ export class SessionMode {
   revised(message) {
     this.workspace.note(`Made again from frame ${message.from_frame + 1} on.`);
     this.following = true;
+    guarded(() => this.refresh())();
   }
 
   async ended(message) {
@@ -210,10 +214,10 @@ export class SessionMode {
 
   describe() {
     const { state, warnings, engine, error } = this.session;
-    const done = Math.min(this.workspace.store.lastSeq + 1, this.total);
+    const done = Math.min(this.workspace.store.lastSeq + 1, this.total ?? Infinity);
     const ended = ENDED.has(state);
     $("session-state").textContent = `${STATES[state] ?? state} · ${engine}`;
-    $("progress").value = done / Math.max(1, this.total);
+    $("progress").value = ended ? 1 : done / Math.max(1, this.total ?? Infinity);
     $("progress-note").textContent = ended ? this.summary(done) : this.speed(done);
     $("cancel").hidden = ended;
     $("warnings").replaceChildren(...warnings.map((text) => element("li", {}, text)));
@@ -232,9 +236,9 @@ export class SessionMode {
 
   speed(done) {
     const rate = this.rate.perSecond();
-    const left = rate && done < this.total ? ` · ${spell((this.total - done) / rate)} left` : "";
+    const left = rate && this.total && done < this.total ? ` · ${spell((this.total - done) / rate)} left` : "";
     if (!done) return this.session.state === "queued" ? "It begins as soon as a worker is free." : "Preparing the first mask…";
-    return `${done} of ${this.total} frames${rate ? ` · ${rate.toFixed(1)} per second` : ""}${left}`;
+    return `${done}${this.total ? ` of ${this.total}` : ""} frames${rate ? ` · ${rate.toFixed(1)} per second` : ""}${left}`;
   }
 
   suggest() {

@@ -78,6 +78,8 @@ export class Timeline {
       context.fillStyle = UNSURE;
       const tall = Math.round((LANE_PX - 2) * Math.min(1, uncertainty));
       context.fillRect(x, y + LANE_PX - 1 - tall, wide, tall);
+      context.fillStyle = "#000000";
+      if (tall) context.fillRect(x, y + LANE_PX - 2 - tall, wide, 1); // an edge, for lanes that are amber themselves
     }
   }
 }

@@ -12,9 +12,6 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from tests.conftest import chromium_path
-from tests.e2e.browser import BROWSER_ARGS
-
 pytestmark = pytest.mark.browser
 
 WEB = Path(__file__).parents[2] / "service" / "api" / "web"
@@ -22,9 +19,9 @@ ORIGIN = "http://page.test"
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Any]:
+def page(chromium: Any) -> Iterator[Any]:
     """A browser page that can import the modules; nothing listens on a port."""
-    from playwright.sync_api import Route, sync_playwright
+    from playwright.sync_api import Route
 
     def serve(route: Route) -> None:
         name = route.request.url.removeprefix(ORIGIN).lstrip("/")
@@ -33,13 +30,11 @@ def page() -> Iterator[Any]:
         else:
             route.fulfill(content_type="text/javascript", body=(WEB / name).read_text(encoding="utf-8"))
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium_path(), args=BROWSER_ARGS)
-        opened = browser.new_page()
-        opened.route(f"{ORIGIN}/**", serve)
-        opened.goto(ORIGIN)
-        yield opened
-        browser.close()
+    opened = chromium.new_page()
+    opened.route(f"{ORIGIN}/**", serve)
+    opened.goto(ORIGIN)
+    yield opened
+    opened.close()
 
 
 def random_mask(seed: int, height: int, width: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How the tests start Chromium: headless, and silent towards the network."""
+"""How the tests start Chromium: headless, silent towards the network, with a camera that shows a test picture."""
 
 BROWSER_ARGS = [
     "--headless",
@@ -9,4 +9,6 @@ BROWSER_ARGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
 ]

@@ -1,0 +1,108 @@
+"""A service with a worker, and the page in a real Chromium whose every complaint fails the test."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.demo_clip import FPS, render
+from service.settings import Settings
+from service.video_file import VideoWriter
+from tests.browser.browser import BROWSER_ARGS
+from tests.conftest import chromium_path
+from tests.service.api_server import ApiServer, running_api
+
+FRAMES = 40
+STEP_S = 0.05
+"""What the worker takes for a frame: slow enough to come in the middle, fast enough to wait for."""
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short, small video."""
+    path = tmp_path_factory.mktemp("clip") / "fish.mp4"
+    with VideoWriter(path, FPS) as writer:
+        for frame in render(FRAMES, 180, 320):
+            writer.write(frame.image)
+    return path
+
+
+@pytest.fixture(scope="session")
+def api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """The API in a thread and one worker as a process, both of the engine `fake`."""
+    settings = Settings(
+        redis_url=redis_url,
+        redis_prefix="test-page:",
+        data_dir=tmp_path_factory.mktemp("data"),
+        port=0,
+        min_free_bytes=0,
+        default_engine="fake",
+    )
+    environment = {
+        **os.environ,
+        "MASKSTREAM_REDIS_URL": redis_url,
+        "MASKSTREAM_REDIS_PREFIX": settings.redis_prefix,
+        "MASKSTREAM_DATA_DIR": str(settings.data_dir),
+        "MASKSTREAM_ENGINES": "fake",
+        "MASKSTREAM_FAKE_STEP_S": str(STEP_S),
+    }
+    with running_api(settings) as server:
+        worker = subprocess.Popen([sys.executable, "-m", "service.worker"], env=environment)
+        try:
+            yield server
+        finally:
+            worker.terminate()
+            worker.wait(30)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """One browser for all tests."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_path(), args=BROWSER_ARGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium: Any, api: ApiServer) -> Iterator[Callable[..., Any]]:
+    """Opens the page in a profile of its own; options are those of a browser context."""
+    complaints: list[str] = []
+    contexts: list[Any] = []
+
+    def listen(message: Any) -> None:
+        # Chromium itself reports every refused request; what the page makes of it is what the tests look at.
+        refused = message.text.startswith("Failed to load resource: the server responded with a status of 4")
+        if message.type in ("error", "warning") and not refused:
+            complaints.append(message.text)
+
+    def open_one(**options: Any) -> Any:
+        context = chromium.new_context(**{"viewport": {"width": 1280, "height": 860}, **options})
+        contexts.append(context)
+        opened = context.new_page()
+        opened.set_default_timeout(30_000)
+        opened.on("console", listen)
+        opened.on("pageerror", lambda error: complaints.append(str(error)))
+        opened.on("dialog", lambda dialog: dialog.accept())
+        opened.goto(f"http://127.0.0.1:{api.port}/")
+        opened.locator("#engine option[value=fake]").wait_for(state="attached")
+        return opened
+
+    yield open_one
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def page(open_page: Callable[..., Any]) -> Any:
+    """The page on a desktop."""
+    return open_page()
