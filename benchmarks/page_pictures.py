@@ -26,7 +26,8 @@ def main(folder: Path, url: str) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--headless", "--no-sandbox"])
+        arguments = ["--headless", "--no-sandbox"]
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
         page = browser.new_page(viewport=VIEW, device_scale_factor=1.5)
         page.set_default_timeout(WAIT_MS)
         page.goto(url)
