@@ -1,7 +1,7 @@
 // What is wrong with what is on the screen: contrast, edges, names, sizes, ids. An empty list is good.
 () => {
     const rgb = (text) => {
-        const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number);
+        const [r, g, b, a = 1] = text.match(/[\d.]+/g).map(Number);
         return {r, g, b, a};
     };
     const over = (top, under) => ({

@@ -79,3 +79,86 @@ def test_colours_match_the_downloaded_pngs(page: Any) -> None:
         return Array.from({length: 255}, (_, id) => colourOf(id));
     }"""
     assert [value for colour in page.evaluate(script) for value in colour] == palette()[: 255 * 3]
+
+
+def test_suggestions_are_the_doubtful_and_the_lost(page: Any) -> None:
+    script = """async () => {
+        const {MaskStore} = await import("/js/mask_store.js");
+        const {suggest} = await import("/js/suggestions.js");
+        const store = new MaskStore();
+        for (let frame = 0; frame < 60; frame++) {
+            const lost = frame >= 40;
+            const doubt = frame === 20 ? 0.6 : frame === 22 ? 0.5 : frame === 2 ? 0.9 : 0.05;
+            const first = {object_id: 1, score: 0.9, uncertainty: doubt};
+            const second = {object_id: 2, score: lost ? 0 : 0.8, uncertainty: lost ? 1 : 0.05};
+            store.add({seq: frame, frame_index: frame, size: [1, 1], objects: [first, second]});
+        }
+        return suggest(store, {reference: [2]}).map(({frameIndex, objectId, reason}) => [frameIndex, objectId, reason]);
+    }"""
+    assert page.evaluate(script) == [[20, 1, "unsure"], [40, 2, "lost"]]
+
+
+def test_a_correction_names_only_what_was_touched(page: Any) -> None:
+    script = """async () => {
+        const {Marks} = await import("/js/marks.js");
+        const {entriesOf} = await import("/js/references.js");
+        const marks = new Marks();
+        marks.setSize(8, 4);
+        for (let id = 1; id < 4; id++) marks.addObject();
+        marks.adopt(5, Uint8Array.from([1, 1, 1, 1, 2, 2, 2, 2, ...new Array(24).fill(0)]));
+        marks.stroke(5, {x: 0, y: 3}, {x: 0, y: 3}, 0.5, 3);
+        marks.stroke(5, {x: 7, y: 0}, {x: 7, y: 0}, 0.5, 0);
+        const {entries, labelMap} = entriesOf(marks, 5);
+        return [entries.map((entry) => [entry.object_id, entry.kind]), Array.from(labelMap.slice(0, 8)), labelMap[24]];
+    }"""
+    entries, first_row, painted = page.evaluate(script)
+    assert sorted(entries) == [[2, "mask"], [3, "mask"]], "object 1 was there and was left alone"
+    assert (first_row, painted) == ([0, 0, 0, 0, 2, 2, 2, 0], 3)
+
+
+def test_one_mark_for_an_object_on_a_frame(page: Any) -> None:
+    script = """async () => {
+        const {Marks} = await import("/js/marks.js");
+        const {entriesOf} = await import("/js/references.js");
+        const marks = new Marks();
+        marks.setSize(20, 10);
+        marks.addObject();
+        const described = ({kind, points}) => (points ? [kind, points.map((each) => each[2])] : [kind]);
+        const kinds = () => entriesOf(marks, 0).entries.map(described);
+        const seen = [];
+        marks.stroke(0, {x: 3, y: 3}, {x: 9, y: 3}, 2, 1);
+        seen.push(kinds());
+        marks.setBox(0, 1, {x: 1, y: 1}, {x: 9, y: 9});
+        seen.push(kinds());
+        marks.remember(0);
+        marks.addPoint(0, 1, {x: 4, y: 4}, true);
+        marks.addPoint(0, 1, {x: 30, y: 4}, false);
+        seen.push(kinds());
+        marks.setText(0, 1, "red");
+        seen.push(kinds());
+        marks.undo();
+        seen.push(kinds());
+        return seen;
+    }"""
+    assert page.evaluate(script) == [[["mask"]], [["box"]], [["point", [1, 0]]], [["text"]], [["box"]]]
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_mask_files_keep_their_ids(page: Any, indexed: bool) -> None:
+    from service.masks import encode_png
+
+    labels = np.zeros((6, 9), np.uint8)
+    labels[1, 2:5], labels[3, :], labels[5, 8] = 1, 7, 200
+    script = """async (bytes) => {
+        const {readLabelPng} = await import("/js/label_png.js");
+        const {labelMap, width, height} = await readLabelPng(new File([Uint8Array.from(bytes)], "mask.png"));
+        return [Array.from(labelMap), width, height];
+    }"""
+    read, width, height = page.evaluate(script, list(encode_png(labels, indexed=indexed)))
+    assert (width, height) == (9, 6)
+    assert np.array_equal(np.array(read).reshape(6, 9), labels)
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(7.4, "7 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")])
+def test_spans_are_spelled_for_people(page: Any, seconds: float, words: str) -> None:
+    assert page.evaluate("async (s) => (await import('/js/rate.js')).spell(s)", seconds) == words

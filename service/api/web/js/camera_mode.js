@@ -1,5 +1,6 @@
 // The camera: look, mark on a frozen picture, follow; freeze again to correct. Every mask is shown on its own picture.
 
+import * as api from "./api.js";
 import { CameraSource, encodeJpeg } from "./camera_source.js";
 import { $ } from "./dom.js";
 import { LiveSocket } from "./live_socket.js";
@@ -36,12 +37,11 @@ export class CameraMode {
       source.close();
       return;
     }
-    workspace.player.useStills = true; // nothing of a file is shown
+    workspace.player.openNothing();
     workspace.stage.frameIndex = 0;
     workspace.setSize(source.width, source.height);
     Object.assign(this.canvas, { width: source.width, height: source.height });
     $("video").hidden = false;
-    $("still").hidden = true;
     this.showCanvas(false);
     if (!workspace.marks.objects.length) workspace.marks.addObject();
     workspace.note("Mark an object: the picture stands still while you do.");
@@ -52,7 +52,7 @@ export class CameraMode {
   async reopen(session) {
     await this.open();
     for (const { object_id: id, name, color } of session.objects) this.workspace.marks.addObject({ id, name, color });
-    this.beganAt = session.timings.created_at * 1000;
+    this.beganAt = Math.round(session.timings.created_at * 1000);
     this.connect().reopen(session.session_id, session.progress.frames_done - 1);
     this.begun(session.session_id);
   }
@@ -89,11 +89,12 @@ export class CameraMode {
     if (marked && !this.frozen) this.freeze(); // words or a mask file, without a touch of the picture
   }
 
-  settled() {
-    return false;
+  settled(objectId) {
+    return Boolean(this.socket) && (this.latest?.objects.some((item) => item.object_id === objectId) ?? false);
   }
 
-  remove(objectId) {
+  async remove(objectId) {
+    if (this.settled(objectId)) await api.removeObject(this.socket.sessionId, objectId);
     this.workspace.marks.removeObject(objectId);
     this.workspace.changed();
   }

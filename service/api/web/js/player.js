@@ -40,6 +40,15 @@ export class Player {
     return stillUrl ? this.firstStill() : null;
   }
 
+  /** Frames that have no pictures: they can be stepped through all the same. */
+  openNothing() {
+    this.close();
+    this.useStills = true;
+    this.stillUrl = null;
+    this.video.hidden = true;
+    this.still.hidden = true;
+  }
+
   async firstStill() {
     this.still.src = this.stillUrl(0);
     try {

@@ -26,6 +26,8 @@ export class SessionMode {
     this.rate = new Rate();
     this.replayed = -1; // masks up to this seq were made before we came: they say nothing of the speed
     this.arrived = new Set();
+    this.dropped = new Set();
+    this.asked = new Set(); // objects in the masks that the session was looked up for
     this.suggestedAt = 0;
   }
 
@@ -36,8 +38,11 @@ export class SessionMode {
     this.takeOver();
     const { width, height, fps } = session.video;
     const stillUrl = (index) => `sessions/${id}/frames/${index}.jpg`;
-    const visible = await workspace.openVideo(`sessions/${id}/video`, { fps, stillUrl }, { width, height });
-    if (!visible) workspace.note("The pictures of this session are not kept; these are its masks.");
+    const visible = !session.live && (await workspace.openVideo(`sessions/${id}/video`, { fps, stillUrl }));
+    if (!visible) {
+      workspace.showNothing(width, height);
+      workspace.note("The pictures of this session are not kept; these are its masks.");
+    }
     workspace.frameShown(session.start_frame);
     this.follow();
   }
@@ -101,17 +106,18 @@ export class SessionMode {
   async remove(objectId) {
     if (this.settled(objectId)) {
       if (!confirm(`Remove ${this.workspace.marks.nameOf(objectId)} from the whole session?`)) return;
-      try {
-        this.session = await api.removeObject(this.id, objectId);
-      } catch (error) {
-        showProblem(error);
-        return;
-      }
-      this.workspace.store.forget(objectId);
+      this.session = await api.removeObject(this.id, objectId);
+      this.drop(objectId);
     }
     this.workspace.marks.removeObject(objectId);
     this.workspace.changed();
     this.resume();
+  }
+
+  /** Masks that were made before the object was removed still name it. */
+  drop(objectId) {
+    this.dropped.add(objectId);
+    this.workspace.store.forget(objectId);
   }
 
   // --- the stream ---------------------------------------------------------------------------------------------------
@@ -150,6 +156,7 @@ export class SessionMode {
   }
 
   mask(message) {
+    message.objects = message.objects.filter((item) => !this.dropped.has(item.object_id));
     this.workspace.store.add(message);
     this.arrived.add(message.frame_index);
     if (message.seq > this.replayed) this.rate.add();
@@ -162,7 +169,7 @@ export class SessionMode {
   repaint() {
     const { store, timeline, player, stage } = this.workspace;
     this.repainting = null;
-    for (const frameIndex of this.arrived) this.takeNewObjects(frameIndex);
+    for (const frameIndex of this.arrived) this.meet(frameIndex);
     timeline.update(this.arrived);
     this.describe();
     if (this.following) player.show(store.newestFrame);
@@ -171,22 +178,26 @@ export class SessionMode {
     if (performance.now() - this.suggestedAt > SUGGEST_EVERY_MS) this.suggest();
   }
 
-  /** Objects that the engine found by itself, or that joined: their names stand in the session. */
-  takeNewObjects(frameIndex) {
+  /** Objects that the engine found by itself, that joined, or that are no more: the session knows. */
+  meet(frameIndex) {
     const { marks, store } = this.workspace;
-    const unknown = store.objectsAt(frameIndex).filter(({ id }) => !marks.object(id));
-    for (const { id } of unknown) marks.addObject({ id });
-    if (unknown.length) {
-      this.workspace.changed();
-      guarded(() => this.refresh())();
-    }
+    const unknown = store.objectsAt(frameIndex).map(({ id }) => id).filter((id) => !marks.object(id) && !this.asked.has(id));
+    if (!unknown.length) return;
+    for (const id of unknown) this.asked.add(id);
+    guarded(async () => {
+      await this.refresh();
+      for (const id of unknown) if (!marks.object(id)) this.drop(id);
+      this.workspace.redraw();
+    })();
   }
 
   async refresh() {
+    const { marks } = this.workspace;
     this.session = await api.session(this.id);
     for (const { object_id: id, name, color } of this.session.objects) {
-      const known = this.workspace.marks.object(id);
+      const known = marks.object(id);
       if (known) Object.assign(known, name && { name }, color && { color });
+      else marks.addObject({ id, name, color });
     }
     this.setTotal(this.session.progress.frames_total);
     this.describe();
@@ -194,7 +205,7 @@ export class SessionMode {
   }
 
   revised(message) {
-    this.workspace.note(`Made again from frame ${message.from_frame + 1} on.`);
+    if (message.from_frame != null) this.workspace.note(`Made again from frame ${message.from_frame + 1} on.`);
     this.following = true;
     guarded(() => this.refresh())();
   }

@@ -28,7 +28,8 @@ function showEmpty() {
 function card(session) {
   const id = session.session_id;
   const name = session.name || "Camera";
-  const picture = element("img", { alt: "", loading: "lazy", width: 192, height: 108, src: `sessions/${id}/thumbnail.jpg` });
+  const picture = element("img", { alt: "", loading: "lazy", width: 192, height: 108 });
+  if (!session.live) picture.src = `sessions/${id}/thumbnail.jpg`; // of the camera no pictures are kept
   picture.onerror = () => picture.removeAttribute("src");
   const when = new Date(session.timings.created_at * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
   const objects = session.objects.length === 1 ? "1 object" : `${session.objects.length} objects`;

@@ -5,7 +5,7 @@ import { Marks } from "./marks.js";
 import { MaskStore } from "./mask_store.js";
 import { ObjectsList } from "./objects_list.js";
 import { Player } from "./player.js";
-import { hideProblem } from "./problems.js";
+import { guarded, hideProblem } from "./problems.js";
 import { Stage } from "./stage.js";
 import { Timeline } from "./timeline.js";
 
@@ -35,7 +35,7 @@ export class Workspace {
     this.objects = new ObjectsList(this.marks, {
       changed: () => this.changed(),
       jump: (frameIndex) => this.jump(frameIndex),
-      remove: (objectId) => this.mode.remove(objectId),
+      remove: guarded((objectId) => this.mode.remove(objectId)),
       settled: (objectId) => this.mode?.settled(objectId) ?? false,
     });
   }
@@ -79,12 +79,18 @@ export class Workspace {
     for (const panel of document.querySelectorAll("[data-panel]")) panel.hidden = !this.mode.panels.includes(panel.dataset.panel);
   }
 
-  /** Open a video; false where no picture can be had. size: what to fall back to. */
-  async openVideo(source, options, size = null) {
-    const shown = await this.player.open(source, options);
-    const { width, height } = shown ?? size ?? { width: 0, height: 0 };
+  /** Open a video; false where no picture can be had. */
+  async openVideo(source, options) {
+    const size = await this.player.open(source, options);
+    if (size) this.setSize(size.width, size.height);
+    else this.setSize(0, 0);
+    return size !== null;
+  }
+
+  /** Masks without pictures, of a given size. */
+  showNothing(width, height) {
+    this.player.openNothing();
     this.setSize(width, height);
-    return shown !== null;
   }
 
   setSize(width, height) {
@@ -105,13 +111,20 @@ export class Workspace {
     this.stage.drawMarks();
   }
 
+  /** Whether there is a timeline to move on: the camera has none. */
+  get hasTime() {
+    return this.mode?.panels.includes("time") ?? false;
+  }
+
   jump(frameIndex) {
-    if (this.mode) this.mode.following = false;
+    if (!this.hasTime) return;
+    this.mode.following = false;
     this.player.pause();
     this.player.show(Math.min(Math.max(frameIndex, 0), this.timeline.count - 1));
   }
 
   togglePlay() {
+    if (!this.hasTime) return;
     if (this.player.playing) this.player.pause();
     else this.player.play(() => this.mode.lastFrame());
     this.mode.following = false;
@@ -130,7 +143,7 @@ export class Workspace {
   // --- marking ------------------------------------------------------------------------------------------------------
 
   begin(frameIndex, tool) {
-    this.player.pause();
+    if (this.hasTime) this.player.pause();
     this.marks.remember(frameIndex);
     this.mode.begin(frameIndex, tool);
   }
