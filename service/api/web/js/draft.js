@@ -46,7 +46,7 @@ export class Draft {
   begin() {}
 
   changed() {
-    this.idempotencyKey = crypto.randomUUID();
+    hideProblem();
   }
 
   remove(objectId) {
@@ -62,8 +62,11 @@ export class Draft {
     return this.workspace.marks.markedFrames().length > 0;
   }
 
-  /** Upload. find: send no marks, the engine looks for the objects by itself. */
-  async start(find) {
+  /**
+   * Upload. find: send no marks, the engine looks for the objects by itself. idempotencyKey: that of an attempt which
+   * is repeated; a new attempt has a new one.
+   */
+  async start(find, idempotencyKey = newKey()) {
     const { form, count } = find ? { form: new FormData(), count: 0 } : await referenceForm(this.workspace.marks);
     if (!count && !find) {
       throw new Problem({ title: "Nothing is marked yet", detail: "Paint an object, draw a box around it, or press “Find them”" });
@@ -72,10 +75,10 @@ export class Draft {
     form.append("engine", this.engineChoice.name);
     for (const id of ["start_frame", "end_frame", "max_side"]) if ($(id).value) form.append(id, $(id).value);
     if (find) form.append("max_objects", $("max_objects").value);
-    await this.upload(form, find);
+    await this.upload(form, idempotencyKey, () => this.start(find, idempotencyKey));
   }
 
-  async upload(form, find) {
+  async upload(form, idempotencyKey, retry) {
     hideProblem();
     this.abort = new AbortController();
     this.showUpload(true);
@@ -84,11 +87,11 @@ export class Draft {
       this.workspace.note(share < 1 ? `Uploading ${Math.round(share * 100)} %` : "Uploaded; the server looks at it…");
     };
     try {
-      const session = await api.createSession(form, { idempotencyKey: this.idempotencyKey, signal: this.abort.signal, progress });
+      const session = await api.createSession(form, { idempotencyKey, signal: this.abort.signal, progress });
       this.opened(session);
     } catch (error) {
       this.workspace.note("");
-      if (error.name !== "AbortError") showProblem(error, error.status && error.status < 429 ? null : () => this.start(find));
+      if (error.name !== "AbortError") showProblem(error, error.status && error.status < 429 ? null : retry);
     } finally {
       this.showUpload(false);
       this.abort = null;
@@ -100,4 +103,9 @@ export class Draft {
     $("start-buttons").hidden = running;
     $("upload-progress").value = 0;
   }
+}
+
+/** 128 random bits. crypto.randomUUID() is not there on pages over plain HTTP, which a server in the house is. */
+function newKey() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
