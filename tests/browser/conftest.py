@@ -85,11 +85,19 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def desktop(chromium: Any) -> Iterator[Any]:
+    """One profile for all tests on a desktop: the page's files are fetched once."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 860}, permissions=["camera"])
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def open_page(chromium: Any, api: ApiServer) -> Iterator[Callable[..., Any]]:
-    """Opens the page in a profile of its own; options are those of a browser context."""
+def open_page(desktop: Any, api: ApiServer) -> Iterator[Callable[..., Any]]:
+    """Opens the page in a new tab, of another context if one is given."""
     complaints: list[str] = []
-    contexts: list[Any] = []
+    tabs: list[Any] = []
 
     def listen(message: Any) -> None:
         # Chromium itself reports every refused request; what the page makes of it is what the tests look at.
@@ -98,21 +106,20 @@ def open_page(chromium: Any, api: ApiServer) -> Iterator[Callable[..., Any]]:
         if message.type in ("error", "warning") and not refused and not ours:
             complaints.append(message.text)
 
-    def open_one(**options: Any) -> Any:
-        context = chromium.new_context(**{"viewport": {"width": 1280, "height": 860}, **options})
-        contexts.append(context)
-        opened = context.new_page()
-        opened.set_default_timeout(30_000)
-        opened.on("console", listen)
-        opened.on("pageerror", lambda error: complaints.append(str(error)))
-        opened.on("dialog", lambda dialog: dialog.accept())
-        opened.goto(f"http://127.0.0.1:{api.port}/")
-        opened.locator("#engine option[value=fake]").wait_for(state="attached")
-        return opened
+    def open_one(context: Any = desktop) -> Any:
+        tab = context.new_page()
+        tabs.append(tab)
+        tab.set_default_timeout(30_000)
+        tab.on("console", listen)
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.on("dialog", lambda dialog: dialog.accept())
+        tab.goto(f"http://127.0.0.1:{api.port}/")
+        tab.locator("#engine option[value=fake]").wait_for(state="attached")
+        return tab
 
     yield open_one
-    for context in contexts:
-        context.close()
+    for tab in tabs:
+        tab.close()
     assert complaints == []
 
 

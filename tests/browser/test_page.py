@@ -231,8 +231,9 @@ def test_the_keyboard_alone_marks_and_segments(page: Any, clip: Path) -> None:
     page.wait_for_url("**/#/s/*")
 
 
-def test_a_phone_and_its_finger(open_page: Callable[..., Any], clip: Path) -> None:
-    page = open_page(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+def test_a_phone_and_its_finger(open_page: Callable[..., Any], chromium: Any, clip: Path) -> None:
+    phone = chromium.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = open_page(phone)
     choose(page, clip)
     box = page.locator("#marks").bounding_box()
     page.touchscreen.tap(box["x"] + box["width"] * 0.25, box["y"] + box["height"] * 0.5)
@@ -243,6 +244,17 @@ def test_a_phone_and_its_finger(open_page: Callable[..., Any], clip: Path) -> No
     page.wait_for_url("**/#/s/*")
     wait_for_mask(page, 3)
     assert page.locator("#marks").bounding_box()["width"] > 350
+    phone.close()
+
+
+def test_a_video_can_be_dropped(page: Any) -> None:
+    page.evaluate("""async () => {
+        const files = new DataTransfer();
+        files.items.add(new File([await (await fetch("sample.mp4")).blob()], "dropped.mp4"));
+        document.querySelector(".drop").dispatchEvent(new DragEvent("drop", {dataTransfer: files, bubbles: true}));
+    }""")
+    page.get_by_text("here or on any other frame").wait_for()
+    page.get_by_text("1 / 48").wait_for()
 
 
 def test_sessions_have_pictures_and_can_be_deleted(page: Any, clip: Path) -> None:

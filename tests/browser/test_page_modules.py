@@ -161,4 +161,4 @@ def test_mask_files_keep_their_ids(page: Any, indexed: bool) -> None:
 
 @pytest.mark.parametrize(("seconds", "words"), [(7.4, "7 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")])
 def test_spans_are_spelled_for_people(page: Any, seconds: float, words: str) -> None:
-    assert page.evaluate("async (s) => (await import('/js/rate.js')).spell(s)", seconds) == words
+    assert page.evaluate("async (s) => (await import('/js/spelling.js')).spell(s)", seconds) == words

@@ -8,12 +8,13 @@ import { labelMapOf } from "./mask_store.js";
 import { Problem, showProblem } from "./problems.js";
 import { Rate } from "./rate.js";
 import { liveReferences } from "./references.js";
+import { counted } from "./spelling.js";
 
 const MOST_WAITING = 3; // pictures under way: more would only be older when their masks come
 const LINKS = { open: "", lost: "Connection lost, trying again…" };
 
 export class CameraMode {
-  panels = ["tools", "setup", "camera"];
+  panels = ["tools", "objects", "setup", "camera"];
   following = false;
 
   /** opened(sessionId): a session has begun. ended(sessionId): and has come to its end. */
@@ -32,6 +33,7 @@ export class CameraMode {
   async open(deviceId = null) {
     const { workspace, source } = this;
     if (workspace.mode !== this) workspace.enter(this);
+    $("camera-state").textContent = $("camera-note").textContent = "";
     await source.open(deviceId);
     if (this.left) {
       source.close();
@@ -84,7 +86,8 @@ export class CameraMode {
 
   changed() {
     const marked = this.workspace.marks.has(0);
-    $("camera-correct").disabled = !marked || !this.socket;
+    $("camera-correct").disabled = !marked;
+    $("camera-correct").hidden = $("camera-end").hidden = !this.socket;
     $("camera-resume").hidden = !this.frozen;
     if (marked && !this.frozen) this.freeze(); // words or a mask file, without a touch of the picture
   }
@@ -118,8 +121,8 @@ export class CameraMode {
     this.workspace.changed();
   }
 
-  show(bitmap) {
-    this.canvas.getContext("2d").drawImage(bitmap, 0, 0);
+  show(picture) {
+    this.canvas.getContext("2d").drawImage(picture, 0, 0);
     this.showCanvas(true);
   }
 
@@ -166,10 +169,9 @@ export class CameraMode {
   }
 
   begun(sessionId) {
-    this.panels = ["tools", "camera"];
+    this.panels = ["tools", "objects", "camera"];
     this.workspace.showPanels();
     $("camera-state").textContent = "Following";
-    $("camera-buttons").hidden = false;
     this.workspace.marks.clear();
     this.workspace.note("");
     this.workspace.changed();
@@ -217,7 +219,7 @@ export class CameraMode {
       this.workspace.redraw();
     }
     const speed = this.rate.perSecond();
-    $("camera-note").textContent = `${message.frame_index + 1} frames${speed ? ` · ${speed.toFixed(1)} per second` : ""} · `
+    $("camera-note").textContent = `${counted(message.frame_index + 1, "frame")}${speed ? ` · ${speed.toFixed(1)} per second` : ""} · `
       + `${Date.now() - this.beganAt - at} ms behind`;
     this.forget(at);
   }

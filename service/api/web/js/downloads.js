@@ -17,9 +17,9 @@ export const FORMATS = [
   ["rle", "Run lengths", "one line per frame", "jsonl"],
 ];
 
-/** Offer all formats. partial: the session has not come to its end, take what is there. */
-export function drawDownloads(sessionId, partial) {
-  const rows = FORMATS.map(([format, title, about, suffix]) => {
+/** Offer all formats. partial: the session was not completed, take what is there. hasPictures: so that masks can be drawn over them. */
+export function drawDownloads(sessionId, { partial, hasPictures }) {
+  const rows = FORMATS.filter(([format]) => hasPictures || format !== "overlay").map(([format, title, about, suffix]) => {
     const path = `sessions/${sessionId}/masks?format=${format}&partial=${partial}`;
     const fetch = guarded(async () => {
       choice.disabled = true;

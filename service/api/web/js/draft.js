@@ -6,7 +6,7 @@ import { Problem, hideProblem, showProblem } from "./problems.js";
 import { referenceForm } from "./references.js";
 
 export class Draft {
-  panels = ["tools", "setup", "time"];
+  panels = ["tools", "objects", "setup", "time"];
   following = false;
 
   /** file: the video. engineChoice: which engine. opened(session): the server has taken it. */
@@ -21,6 +21,7 @@ export class Draft {
     workspace.enter(this);
     workspace.marks.addObject();
     const visible = await workspace.openVideo(URL.createObjectURL(this.file), {});
+    if (workspace.mode !== this) return;
     workspace.timeline.setCount(Math.max(1, Math.round(workspace.player.duration * workspace.player.fps)));
     workspace.stage.enabled = visible;
     $("stage").classList.toggle("blind", !visible);

@@ -99,7 +99,7 @@ function wireWork() {
   $("camera-choice").onchange = guarded(() => workspace.mode.open($("camera-choice").value));
   $("camera-correct").onclick = guarded(() => workspace.mode.correct());
   $("camera-resume").onclick = () => workspace.mode.resume();
-  $("camera-end").onclick = () => workspace.mode.end();
+  $("camera-end").onclick = guarded(() => workspace.mode.end());
 }
 
 function wireDialogs() {

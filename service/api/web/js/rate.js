@@ -18,11 +18,3 @@ export class Rate {
     return this.times.length > 2 && span > 0 ? ((this.times.length - 1) * 1000) / span : null;
   }
 }
-
-/** "48 s", "3 min 20 s", "2 h 5 min". */
-export function spell(seconds) {
-  const whole = Math.max(0, Math.round(seconds));
-  if (whole < 100) return `${whole} s`;
-  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
-  return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
-}

@@ -4,23 +4,31 @@ import * as api from "./api.js";
 import { $, button, element } from "./dom.js";
 import { drawDownloads } from "./downloads.js";
 import { guarded, hideProblem, Problem, showProblem } from "./problems.js";
-import { Rate, spell } from "./rate.js";
+import { Rate } from "./rate.js";
 import { referenceForm } from "./references.js";
+import { counted, spell } from "./spelling.js";
 import { MaskStream } from "./stream.js";
 import { suggest } from "./suggestions.js";
 
 const LINKS = { open: "", lost: "Connection lost, trying again…", closed: "" };
 const SUGGEST_EVERY_MS = 1000;
 export const ENDED = new Set(["completed", "failed", "cancelled"]);
-const STATES = { queued: "Waiting for a worker", running: "Running", completed: "Completed", failed: "Failed", cancelled: "Stopped", idle: "Waiting for pictures" };
+const STATES = {
+  queued: "Waiting for a worker",
+  running: "Running",
+  idle: "Waiting for pictures",
+  completed: "Completed",
+  failed: "Failed",
+  cancelled: "Stopped",
+};
 
 export class SessionMode {
-  panels = ["tools", "session", "time"];
-
   constructor(workspace, session) {
     this.workspace = workspace;
     this.session = session;
     this.id = session.session_id;
+    // What the camera saw is not kept: there is nothing to mark.
+    this.panels = session.live ? ["objects", "session", "time"] : ["tools", "objects", "session", "time"];
     this.following = true;
     this.stream = null;
     this.rate = new Rate();
@@ -39,6 +47,7 @@ export class SessionMode {
     const { width, height, fps } = session.video;
     const stillUrl = (index) => `sessions/${id}/frames/${index}.jpg`;
     const visible = !session.live && (await workspace.openVideo(`sessions/${id}/video`, { fps, stillUrl }));
+    if (workspace.mode !== this) return; // the person has gone elsewhere
     if (!visible) {
       workspace.showNothing(width, height);
       workspace.note("The pictures of this session are not kept; these are its masks.");
@@ -92,11 +101,12 @@ export class SessionMode {
     $("correct").disabled = !frames.length || !this.canCorrect;
     const which = frames.length > 1 ? ` ${frames.length} frames` : frames.length ? ` frame ${frames[0] + 1}` : "";
     $("correct").textContent = `Correct${which}`;
-    $("correct-hint").hidden = frames.length > 0 || !this.canCorrect;
+    $("correct-hint").hidden = frames.length > 0;
+    $("correcting").hidden = !this.canCorrect;
   }
 
   get canCorrect() {
-    return !["failed", "cancelled"].includes(this.session.state);
+    return !this.session.live && !["failed", "cancelled"].includes(this.session.state);
   }
 
   settled(objectId) {
@@ -167,8 +177,9 @@ export class SessionMode {
   }
 
   repaint() {
-    const { store, timeline, player, stage } = this.workspace;
+    const { mode, store, timeline, player, stage } = this.workspace;
     this.repainting = null;
+    if (mode !== this) return;
     for (const frameIndex of this.arrived) this.meet(frameIndex);
     timeline.update(this.arrived);
     this.describe();
@@ -206,7 +217,7 @@ export class SessionMode {
 
   revised(message) {
     if (message.from_frame != null) this.workspace.note(`Made again from frame ${message.from_frame + 1} on.`);
-    this.following = true;
+    if (!this.workspace.marks.markedFrames().length) this.following = true;
     guarded(() => this.refresh())();
   }
 
@@ -217,8 +228,9 @@ export class SessionMode {
       showProblem(new Problem({ title: "The session failed; the masks made so far are kept", detail: detail || code }));
     }
     this.describe();
-    this.suggest();
     await guarded(() => this.refresh())();
+    this.suggest();
+    if (!ENDED.has(this.session.state)) this.resume(); // something was asked of it as it ended
   }
 
   // --- the panel ----------------------------------------------------------------------------------------------------
@@ -227,7 +239,6 @@ export class SessionMode {
     const { state, warnings, engine, error } = this.session;
     const done = Math.min(this.workspace.store.lastSeq + 1, this.total ?? Infinity);
     const ended = ENDED.has(state);
-    $("session-state").textContent = `${STATES[state] ?? state} · ${engine}`;
     $("progress").value = ended ? 1 : done / Math.max(1, this.total ?? Infinity);
     $("progress-note").textContent = ended ? this.summary(done) : this.speed(done);
     $("cancel").hidden = ended;
@@ -235,14 +246,16 @@ export class SessionMode {
     if (error && !ended) $("progress-note").textContent += ` · ${error.detail}`;
     if (this.shownState === state) return;
     this.shownState = state;
+    $("session-state").textContent = `${STATES[state] ?? state} · ${engine}`;
     $("downloads").hidden = !ended;
-    if (ended) drawDownloads(this.id, state !== "completed");
+    this.workspace.stage.enabled = this.canCorrect;
+    if (ended) drawDownloads(this.id, { partial: state !== "completed", hasPictures: !this.session.live });
     this.changed();
   }
 
   summary(done) {
     const frames = this.workspace.store.frames.size;
-    return done > frames ? `${frames} frames, ${done - frames} of them made again` : `${frames} frames`;
+    return done > frames ? `${counted(frames, "frame")}, ${done - frames} of them made again` : counted(frames, "frame");
   }
 
   speed(done) {

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { $, button, element } from "./dom.js";
 import { guarded } from "./problems.js";
+import { counted } from "./spelling.js";
 
 /** Show the first page of sessions on the start page. */
 export async function drawSessions() {
@@ -32,7 +33,7 @@ function card(session) {
   if (!session.live) picture.src = `sessions/${id}/thumbnail.jpg`; // of the camera no pictures are kept
   picture.onerror = () => picture.removeAttribute("src");
   const when = new Date(session.timings.created_at * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
-  const objects = session.objects.length === 1 ? "1 object" : `${session.objects.length} objects`;
+  const objects = counted(session.objects.length, "object");
   const link = element("a", { href: `#/s/${id}` }, picture, element("b", {}, name),
     element("small", {}, `${progressOf(session)} · ${objects} · ${session.engine}`), element("small", {}, when));
   const remove = guarded(async () => {
