@@ -121,6 +121,7 @@ export class SessionMode {
     }
     this.workspace.marks.removeObject(objectId);
     this.workspace.changed();
+    this.describe();
     this.resume();
   }
 
@@ -206,6 +207,7 @@ export class SessionMode {
     const { marks } = this.workspace;
     this.session = await api.session(this.id);
     for (const { object_id: id, name, color } of this.session.objects) {
+      if (this.dropped.has(id)) continue; // the worker has not heard of it yet
       const known = marks.object(id);
       if (known) Object.assign(known, name && { name }, color && { color });
       else marks.addObject({ id, name, color });
