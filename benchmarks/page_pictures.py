@@ -34,7 +34,7 @@ def main(folder: Path, url: str) -> None:
         mark(page)
         save(page, folder / "page-marking.webp")
         page.click("#segment")
-        page.wait_for_function(f"parseInt(document.getElementById('frame-number').textContent) >= {HALF_WAY}")
+        page.wait_for_function("n => parseInt(document.getElementById('frame-number').textContent) >= n", arg=HALF_WAY)
         save(page, folder / "page-streaming.webp")
         page.locator("#session-state").get_by_text("Completed").wait_for()
         page.locator("#suggestions button").last.click()

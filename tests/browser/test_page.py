@@ -123,7 +123,7 @@ def test_undo_eraser_and_mask_file(page: Any, clip: Path, tmp_path: Path) -> Non
     stroke = painted(page, "marks")
     page.keyboard.press("e")
     drag(page, (0.3, 0.4), (0.3, 0.6))
-    page.wait_for_function("document.getElementById('undo').disabled === false")
+    page.locator("#undo:enabled").wait_for()
     assert painted(page, "marks") < stroke
     page.keyboard.press("Control+z")
     page.keyboard.press("Control+z")
