@@ -13,7 +13,6 @@ from typing import Any
 
 from PIL import Image
 
-VIEW = {"width": 1180, "height": 760}
 QUALITY = 80
 HALF_WAY = 24
 """Frame, counted from 1, at which the stream is pictured."""
@@ -28,7 +27,7 @@ def main(folder: Path, url: str) -> None:
     with sync_playwright() as playwright:
         arguments = ["--headless", "--no-sandbox"]
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
-        page = browser.new_page(viewport=VIEW, device_scale_factor=1.5)
+        page = browser.new_page(viewport={"width": 1180, "height": 760}, device_scale_factor=1.5)
         page.set_default_timeout(WAIT_MS)
         page.goto(url)
         mark(page)
