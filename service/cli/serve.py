@@ -45,7 +45,7 @@ def serve(
 
 
 def api(host: Host = None, port: Port = None, data_dir: DataDir = None) -> None:
-    """Run the API alone; needs MASKSTREAM_REDIS_URL and the data folder of the workers."""
+    """Run the API alone; needs MASKSTREAM_REDIS_URL, and the data folder or bucket of the workers."""
     from service.api.serving import run_api
     from service.logs import configure_logs
 
@@ -60,7 +60,7 @@ def worker(
     device: Device = None,
     burst: Annotated[bool, typer.Option("--burst", help="Stop when no session waits.")] = False,
 ) -> None:
-    """Run a worker, or one on each device (`--device all`); needs MASKSTREAM_REDIS_URL and a data folder."""
+    """Run a worker, or one on each device (`--device all`); needs MASKSTREAM_REDIS_URL, and a data folder or bucket."""
     from service.logs import configure_logs
 
     settings = read_settings(data_dir=data_dir, engines=engine and tuple(engine), device=device)
