@@ -22,7 +22,19 @@ Url = Annotated[str, typer.Option("--url", envvar="MASKSTREAM_URL", help="Addres
 Key = Annotated[str | None, typer.Option("--key", envvar="MASKSTREAM_API_KEY", help="API key, if the server has keys.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 SessionId = Annotated[str, typer.Argument(help="Session id, as submit printed it.")]
-FORMATS = ("png", "png-binary", "rle", "coco", "youtube-vis", "label-studio", "cvat", "overlay", "matte", "probability")
+FORMATS = {
+    "png": "zip",
+    "png-binary": "zip",
+    "rle": "jsonl",
+    "coco": "json",
+    "youtube-vis": "json",
+    "label-studio": "json",
+    "cvat": "xml",
+    "overlay": "mp4",
+    "matte": "mp4",
+    "probability": "zip",
+}
+"""What a result can be had as, and how such files end."""
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
@@ -88,15 +100,21 @@ def correct(
 
 def download(
     session_id: SessionId,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File or folder to write; default: ID-FORMAT.SUFFIX here.")
+    ] = None,
     format: Annotated[str, typer.Option("--format", help=f"One of: {', '.join(FORMATS)}.")] = "png",
     partial: Annotated[bool, typer.Option("--partial", help="Take what is there of an unfinished session.")] = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
-    """Save a session's result as a file."""
+    """Save a session's result as a file; goes on where a lost connection broke it off."""
+    if format not in FORMATS:
+        raise typer.BadParameter(f"{format!r} is none of {', '.join(FORMATS)}", param_hint="--format")
+    name = f"{session_id}-{format}.{FORMATS[format]}"
+    target = Path(name) if output is None else output / name if output.is_dir() else output
     with _client(url, key) as client:
-        typer.echo(str(client.download(session_id, output, format=format, partial=partial)))
+        typer.echo(str(client.download(session_id, target, format=format, partial=partial)))
 
 
 def cancel(session_id: SessionId, url: Url = DEFAULT_URL, key: Key = None, as_json: Json = False) -> None:
