@@ -29,15 +29,18 @@ class _Copy:
 
 
 class LocalCopies:
-    """Least recently used copies leave when all together pass limit_bytes. Safe for several threads."""
+    """Idle copies leave, least recently used first, while all together pass limit_bytes or the disk has less than
+    keep_free_bytes left. Safe for several threads.
+    """
 
-    def __init__(self, folder: Path, limit_bytes: int) -> None:
+    def __init__(self, folder: Path, limit_bytes: int, keep_free_bytes: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(folder)
         self._folder = folder / secrets.token_hex(8)
         self._folder.mkdir()
         self._held = _try_lock(self._folder)
         self._limit = limit_bytes
+        self._keep_free = keep_free_bytes
         self._guard = threading.Lock()
         self._copies: OrderedDict[tuple[str, str], _Copy] = OrderedDict()
 
@@ -79,16 +82,17 @@ class LocalCopies:
                 self._copies.pop(key).path.unlink(missing_ok=True)
 
     def _evict(self) -> None:
-        """Remove idle copies, oldest use first, until the rest fit."""
+        """Remove idle copies until the rest fit."""
         sizes = {key: copy.path.stat().st_size for key, copy in self._copies.items() if copy.path.exists()}
-        used = sum(sizes.values())
+        used, free = sum(sizes.values()), shutil.disk_usage(self._folder).free
         for key, copy in list(self._copies.items()):
-            if used <= self._limit:
+            if used <= self._limit and free >= self._keep_free:
                 return
             if copy.users == 0:
                 del self._copies[key]
                 copy.path.unlink(missing_ok=True)
                 used -= sizes.get(key, 0)
+                free += sizes.get(key, 0)
 
 
 def _fetch_whole(path: Path, fetch: Fetch) -> None:

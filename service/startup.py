@@ -51,7 +51,8 @@ def _open_bucket(settings: Settings, bucket: str, prefix: str) -> Storage:
         from service.s3_storage import open_bucket
     except ModuleNotFoundError as error:
         raise Unavailable("an S3 storage needs obstore: pip install 'maskstream[s3]'") from error
-    copies = LocalCopies(settings.data_dir / "copies", settings.copies_bytes)
+    room = settings.min_free_bytes + settings.max_upload_bytes  # copies must never be why an upload is refused
+    copies = LocalCopies(settings.data_dir / "copies", settings.copies_bytes, room)
     try:
         return open_bucket(bucket, prefix, settings.s3_endpoint, copies)
     except FileNotFoundError as error:
