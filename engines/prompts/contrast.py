@@ -16,11 +16,11 @@ _RARE = 1e-5
 
 def unlike_surroundings(image: Frame, region: Mask, ring: Mask) -> Mask:
     """[H, W] bool: where a colour is more frequent in the region than in the ring around it (both [H, W])."""
-    bins = _bins(image)
-    return np.asarray(_frequency(bins, region)[bins] >= _frequency(bins, ring)[bins])
+    bins = colour_bins(image)
+    return np.asarray(frequency(bins, region)[bins] >= frequency(bins, ring)[bins])
 
 
-def _bins(image: Frame) -> NDArray[np.int64]:
+def colour_bins(image: Frame) -> NDArray[np.int64]:
     """[H, W] number of each pixel's bin."""
     lab = to_lab(image)
     steps = (lab[..., 0] / _LIGHTNESS_STEP, *((lab[..., i] + _CHROMA_REACH) / _CHROMA_STEP for i in (1, 2)))
@@ -28,7 +28,7 @@ def _bins(image: Frame) -> NDArray[np.int64]:
     return np.asarray((light * _BINS + a) * _BINS + b)
 
 
-def _frequency(bins: NDArray[np.int64], mask: Mask) -> NDArray[np.float64]:
+def frequency(bins: NDArray[np.int64], mask: Mask) -> NDArray[np.float64]:
     """Share of a mask's pixels in every bin, spread a little along the colour axes."""
     import cv2
 

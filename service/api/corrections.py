@@ -11,7 +11,8 @@ from engines.catalog import CATALOG
 from fastapi import APIRouter, Request
 
 from service.api.documents import SessionOut, describe
-from service.api.references import Intake, ReadReferences, References, parse
+from service.api.reference_reader import ReadReferences, References
+from service.api.references import Intake, parse
 from service.api.services import Services
 from service.api.sessions import OwnerDep, ServicesDep, find, refusals
 from service.api.upload import Form, FormReader

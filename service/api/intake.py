@@ -17,7 +17,8 @@ import anyio.to_thread
 from service.admission import device_bytes
 from service.api.budgets import require_budget
 from service.api.options import Options, read_options
-from service.api.references import Intake, ReadReferences, References, parse
+from service.api.reference_reader import ReadReferences, References
+from service.api.references import Intake, parse
 from service.api.services import Services
 from service.api.upload import Form, FormReader
 from service.errors import (

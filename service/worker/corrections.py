@@ -73,6 +73,26 @@ def revise(record: SessionRecord, request: ReferenceRequest, seq: int) -> Revisi
     return Revision(plan, references, from_frame)
 
 
+def owed_backward(record: SessionRecord) -> list[Segment]:
+    """Segments back from references that came with the session, lie behind its first one and ask for both ways.
+
+    They follow the pass over the whole video, whose end is often unknown before, and end at the same object's
+    previous reference. None for those that the plan has already, nor for a camera, whose frames are gone.
+    """
+    if record.spec.live:
+        return []
+    start = min((each.frame_index for each in record.references if each.object_ids), default=0)
+    have = {(each.first_frame, each.object_ids) for each in record.plan if each.step < 0}
+    revision = max((segment.revision for segment in record.plan), default=0) + 1
+    owed: list[Segment] = []
+    for reference in sorted(record.references, key=lambda each: each.frame_index):
+        if reference.direction == "forward" or reference.frame_index <= start or not reference.object_ids:
+            continue
+        if (reference.frame_index - 1, reference.object_ids) not in have:
+            owed += _backward(record, reference, revision)
+    return owed
+
+
 def _comes_by(plan: Plan, seq: int, reference: Reference) -> bool:
     """Whether the last segment, running forwards over all objects, has yet to reach the reference."""
     last = plan[-1]

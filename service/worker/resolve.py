@@ -6,13 +6,14 @@ see what was taken. Knows storage and frames; how an object is found is the engi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import UnsupportedReference, UnusableReference
+from engines.prompts.contested import settle
 from engines.prompts.resolver import ReferenceResolver, Resolved
 from engines.prompts.window import Box, Point
 from engines.protocols import Engine
@@ -60,43 +61,74 @@ def resolve_references(record: SessionRecord, scene: Scene) -> SessionRecord:
     A reference that nothing in its frame fits becomes a warning as long as another one is left.
     Raises UnusableReference, UnsupportedReference when none is.
     """
-    references: list[Reference] = []
+    references = list(record.references)
     warnings = list(record.warnings)
-    objects = {item.object_id: item for item in record.objects}
+    found: dict[int, _Found] = {}
     failure: UnusableReference | UnsupportedReference | None = None
-    for index, reference in enumerate(record.references):
+    for index, reference in enumerate(references):
         if _is_open(reference):
             try:
-                reference, notes = _resolve(record, reference, index, scene)
-                warnings += notes
+                found[index] = _find(record, reference, scene)
+                warnings += found[index].warnings
             except (UnusableReference, UnsupportedReference) as error:
                 failure = error
                 warnings.append(f"reference {index} ({reference.kind}) was left out: {error}")
-                reference = reference.model_copy(update={"object_ids": ()})
-        references.append(reference)
-        for object_id in reference.object_ids:
-            objects.setdefault(object_id, ObjectInfo(object_id=object_id))
+                references[index] = reference.model_copy(update={"object_ids": ()})
+    for index, label_map in _settled(found, references).items():
+        references[index] = _kept(record, references[index], index, label_map, scene)
     if failure is not None and not any(reference.object_ids for reference in references):
         raise failure
     changes = {
         "references": tuple(references),
-        "objects": tuple(objects[object_id] for object_id in sorted(objects)),
+        "objects": _objects(record, references),
         "warnings": tuple(warnings),
     }
     return record.model_copy(update=changes)
 
 
-def _resolve(
-    record: SessionRecord, reference: Reference, index: int, scene: Scene
-) -> tuple[Reference, tuple[str, ...]]:
-    """One reference with its label map stored, and what the client should know of it."""
+@dataclass(frozen=True)
+class _Found:
+    """What a reference was taken to be. frame, label_map: of the engine's frame size."""
+
+    frame: Frame
+    label_map: LabelMap
+    warnings: tuple[str, ...]
+
+
+def _find(record: SessionRecord, reference: Reference, scene: Scene) -> _Found:
     frames = _frames(record, reference.frame_index, scene)
     label_map, warnings = _label_map(record, reference, frames, scene)
+    return _Found(frames[0], label_map, warnings)
+
+
+def _settled(found: Mapping[int, _Found], references: Sequence[Reference]) -> dict[int, LabelMap]:
+    """Label maps by reference; those of one frame do not overlap."""
+    maps = {index: each.label_map for index, each in found.items()}
+    frames: dict[int, list[int]] = {}
+    for index in found:
+        frames.setdefault(references[index].frame_index, []).append(index)
+    for members in frames.values():
+        masks = settle(found[members[0]].frame, [maps[index] > 0 for index in members])
+        for index, mask in zip(members, masks, strict=True):
+            maps[index] = np.where(mask, maps[index], 0).astype(np.uint8)
+    return maps
+
+
+def _kept(record: SessionRecord, reference: Reference, index: int, label_map: LabelMap, scene: Scene) -> Reference:
+    """The reference with its label map stored at displayed size."""
     name = f"{INPUT}/label-map-{scene.epoch}-{index}.png"
     size = (record.spec.video.height, record.spec.video.width)
     scene.storage.write(record.id, name, encode_png(resize_labels(label_map, size), indexed=False))
-    ids = tuple(int(value) for value in np.unique(label_map) if value)
-    return reference.model_copy(update={"label_map_file": name, "object_ids": ids}), warnings
+    ids = tuple(int(value) for value in np.unique(label_map) if value) or reference.object_ids
+    return reference.model_copy(update={"label_map_file": name, "object_ids": ids})
+
+
+def _objects(record: SessionRecord, references: Sequence[Reference]) -> tuple[ObjectInfo, ...]:
+    """The session's objects, those that were found included."""
+    objects = {item.object_id: item for item in record.objects}
+    for object_id in (each for reference in references for each in reference.object_ids):
+        objects.setdefault(object_id, ObjectInfo(object_id=object_id))
+    return tuple(objects[object_id] for object_id in sorted(objects))
 
 
 def _frames(record: SessionRecord, frame_index: int, scene: Scene) -> list[Frame]:

@@ -34,7 +34,7 @@ from service.schemas import (
 )
 from service.sessions import to_fields
 from service.storage import Storage
-from service.worker.corrections import take_in
+from service.worker.corrections import owed_backward, take_in
 from service.worker.earlier import EarlierMasks, label_map_of
 from service.worker.frames import ChildFrames, DecodeLimits, FrameSource
 from service.worker.io import IoThread
@@ -112,9 +112,11 @@ class RunningSession:
 
     def prepare(self) -> None:
         """Restore the newest snapshot, or start the segment that comes next. Raises DecodeFailed, EngineError."""
-        position = plans.locate(self.plan, self.record.next_seq)
+        self.seq = self.record.next_seq
+        if plans.locate(self.plan, self.seq) is None:
+            self._look_back()
+        position = plans.locate(self.plan, self.seq)
         if position is None:
-            self.seq = self.record.next_seq
             return
         self._resolve_references()
         snapshot = self.record.snapshot
@@ -147,8 +149,8 @@ class RunningSession:
             self.got_further_at = self.got_further_at or time.monotonic()
         metrics.MASKS.labels(self.record.spec.engine).inc()
         self.seq += 1
-        if self.seq == self.segment.end_seq and not self.is_done:
-            self._start_segment(self._segment + 1)
+        if self.seq == self.segment.end_seq:
+            self._next_segment()
 
     def take_snapshot(self) -> None:
         """Copy the track to the host and hand it to the writer."""
@@ -265,6 +267,28 @@ class RunningSession:
                 self._memorize(self._frame_at(frame_index).rgb, reference.label_map, reference.object_ids)
         if anchor != first:
             self._memorize_anchor(anchor)
+
+    def _next_segment(self) -> None:
+        """The segment after this one; when the plan is through, what later references still ask for."""
+        if self.is_done:
+            self._look_back()
+        if not self.is_done:
+            self._start_segment(self._segment + 1)
+
+    def _look_back(self) -> None:
+        """Append the segments back from references that came with the session and lie behind its first one."""
+        owed = owed_backward(self.record)
+        if not owed:
+            return
+        plan = plans.append(self.plan, owed)
+        changes: dict[str, Any] = {"plan": plan, "revision": self.record.revision + 1}
+        self.record = self.record.model_copy(update=changes)
+        fields = to_fields(self.record)
+        first = min(segment.frame_index((segment.end_seq or 1) - 1) for segment in plan[-len(owed) :])
+        data = {"revision": self.record.revision, "from_frame": first}
+        self.writer.put(
+            PlanItem({name: fields[name] for name in changes}, NoteEvent(type="revision", seq=self.seq, data=data))
+        )
 
     def _memorize_anchor(self, frame_index: int) -> None:
         """Memorize the frame next to a segment's first one, as the client and earlier masks have it."""
@@ -388,3 +412,4 @@ class RunningSession:
         self.record = self.record.model_copy(update=changes)
         fields = to_fields(self.record)
         self.writer.put(PlanItem({name: fields[name] for name in changes}))
+        self._next_segment()

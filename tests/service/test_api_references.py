@@ -44,7 +44,8 @@ def picture(size: tuple[int, int] = (30, 40)) -> bytes:
 
 def post(api: ApiServer, clip: bytes, entries: list[dict[str, Any]] | None = None, **more: Any) -> Any:
     files = [("video", ("v.mp4", clip, "video/mp4"))]
-    files += [(name, (name, data, "image/png")) for name, data in more.pop("files", {}).items()]
+    named = more.pop("files", {})
+    files += [(name, (name, data, "image/png")) for name, data in (named.items() if isinstance(named, dict) else named)]
     data = {"engine": "fake", **more}
     if entries is not None:
         data["references"] = json.dumps(entries)
@@ -97,6 +98,21 @@ def test_the_short_form_numbers_its_objects(api: ApiServer, clip: bytes) -> None
     api.http.delete(answer.json()["links"]["self"])
 
 
+def test_several_exemplars_are_paired_in_the_order_they_came(api: ApiServer, clip: bytes) -> None:
+    marked = [mask_png(size=(30, 40)), mask_png(size=(20, 50))]
+    pictures = [picture((30, 40)), picture((20, 50))]
+    parts = [("exemplar", pictures[0]), ("exemplar", pictures[1]), ("exemplar_mask", marked[0])]
+    refused = post(api, clip, files=parts)
+    assert refused.status_code == 422 and refused.json()["field"] == "exemplar_mask", refused.text
+    answer = post(api, clip, files=[*parts, ("exemplar_mask", marked[1])])
+    assert answer.status_code == 202, answer.text
+    kinds = [(item["kind"], item["object_ids"]) for item in answer.json()["references"]]
+    assert kinds == [("exemplar", [1]), ("exemplar", [2])]
+    swapped = post(api, clip, files=[*parts[:2], ("exemplar_mask", marked[1]), ("exemplar_mask", marked[0])])
+    assert swapped.status_code == 422 and "for an exemplar of 30x40" in swapped.json()["detail"]
+    api.http.delete(answer.json()["links"]["self"])
+
+
 BOX = {"object_id": 1, "kind": "box", "box": [1, 1, 20, 20]}
 BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     # name: arguments of post(), field of the problem, words of its detail
@@ -131,6 +147,7 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "references[1]",
         "has a reference of kind box at frame 0 already",
     ),
+    "a mask and a box of one object": ({"entries": [BOX], "files": {"mask": mask_png()}}, "references[0]", "in `mask`"),
     "no objects to find": ({"max_objects": "0"}, "max_objects", "whole number from 1"),
     "an engine that does not follow": ({"engine": "spatial-embeddings"}, "engine", "does not follow them"),
 }

@@ -15,7 +15,7 @@ from PIL import Image
 from service import redis_keys
 from service.masks import decode_rle
 from service.plan import first_plan
-from service.schemas import MaskEvent, Reference, SessionRecord, SessionSpec, SessionState, VideoInfo
+from service.schemas import MaskEvent, Reference, ReferenceRequest, SessionRecord, SessionSpec, SessionState, VideoInfo
 from service.session_file import write_session_file
 from service.storage import INPUT
 from service.video_file import VideoWriter
@@ -50,7 +50,11 @@ def draw(index: int) -> NDArray[np.uint8]:
 
 
 async def submit(
-    scene: Scene, *references: Reference, back_from: int | None = None, files: Mapping[str, bytes] | None = None
+    scene: Scene,
+    *references: Reference,
+    back_from: int | None = None,
+    files: Mapping[str, bytes] | None = None,
+    run: bool = True,
 ) -> str:
     session_id = redis_keys.new_session_id()
     scene.storage.create(session_id)
@@ -72,7 +76,8 @@ async def submit(
     )
     write_session_file(scene.storage, record)
     assert (await scene.services.sessions.create(record, LIMITS)).status == "ok"
-    await anyio.to_thread.run_sync(scene.run_here)
+    if run:
+        await anyio.to_thread.run_sync(scene.run_here)
     return session_id
 
 
@@ -150,3 +155,57 @@ async def test_what_the_engine_says_of_a_reference_reaches_the_session(scene: Sc
     record = await scene.record(session_id)
     assert record.state is SessionState.COMPLETED, record.error
     assert record.warnings == ("object 2 has no pixels in its reference",)
+
+
+async def test_a_later_reference_is_followed_backwards_once_the_pass_is_over(scene: Scene) -> None:
+    session_id = await submit(
+        scene,
+        Reference(kind="box", object_ids=(2,), box=(20, 20, 40, 40)),
+        Reference(kind="point", object_ids=(5,), points=((130, 70, 1),), frame_index=6, direction="both"),
+    )
+    record = await scene.record(session_id)
+    assert record.state is SessionState.COMPLETED, record.error
+    events = await scene.masks(session_id)
+    assert [event.frame_index for event in events] == [*range(FRAMES), 5, 4, 3, 2, 1, 0]
+    assert [[item.object_id for item in event.objects] for event in events[:7]] == [[2]] * 6 + [[2, 5]]
+    for event in events[FRAMES:]:
+        first_pass = events[event.frame_index]
+        assert of_object(event, 5).any(), "the later object, backwards"
+        np.testing.assert_array_equal(of_object(event, 2), of_object(first_pass, 2) & ~of_object(event, 5))
+
+
+async def test_boxes_that_overlap_are_parted_by_colour(scene: Scene) -> None:
+    session_id = await submit(
+        scene,
+        Reference(kind="box", object_ids=(1,), box=(20, 20, 125, 62), frame_index=11),
+        Reference(kind="box", object_ids=(2,), box=(114, 54, 32, 32), frame_index=11),
+        back_from=11,
+    )
+    record = await scene.record(session_id)
+    assert record.state is SessionState.COMPLETED, record.error
+    maps = [label_map(scene, record, index) > 0 for index in (0, 1)]
+    assert not (maps[0] & maps[1]).any()
+    assert overlap(maps[1], BLUE) > 0.8
+
+
+@pytest.mark.parametrize("finished", [True, False])
+async def test_corrections_of_every_kind_are_resolved(scene: Scene, finished: bool) -> None:
+    session_id = await submit(scene, Reference(kind="box", object_ids=(2,), box=(20, 20, 40, 40)), run=finished)
+    late = (
+        Reference(kind="box", object_ids=(4,), box=(114, 54, 32, 32), frame_index=3),
+        Reference(kind="point", object_ids=(5,), points=((70, 40, 1),), frame_index=6),
+        Reference(kind="text", object_ids=(6,), text="the blue one", frame_index=8),
+    )
+    for reference in late:
+        assert await scene.services.sessions.add_request(session_id, ReferenceRequest(references=(reference,))) == "ok"
+    await anyio.to_thread.run_sync(scene.run_here)
+    record = await scene.record(session_id)
+    assert record.state is SessionState.COMPLETED, record.error
+    assert record.requests_taken == 3
+    assert overlap(label_map(scene, record, 1) == 4, BLUE) > 0.8
+    assert overlap(label_map(scene, record, 2) == 5, red_at(6)) > 0.7
+    assert overlap(label_map(scene, record, 3) == 6, BLUE) > 0.7
+    events = await scene.masks(session_id)
+    newest = {event.frame_index: {item.object_id for item in event.objects} for event in events}
+    assert sorted(newest) == list(range(FRAMES))
+    assert 4 in newest[3] and 5 in newest[6] and 6 in newest[8]
