@@ -19,6 +19,8 @@ from engines.uniref.model import UniRef
 
 LICENCE = "MIT"
 
+_COUNTER = ".num_batches_tracked"
+
 _PREFIXES = (
     ("detr.detr.backbone.0.backbone.", "backbone."),
     ("detr.detr.input_proj.", "input_proj."),
@@ -92,8 +94,10 @@ def build(config: UniRefConfig, checkpoint: Mapping[str, Tensor]) -> UniRef:
         return _for_serving(UniRef(config))
     with torch.device("meta"):
         model = UniRef(config)
-    state = convert(checkpoint)
     expected = model.state_dict()
+    state = {name: _full(value) for name, value in convert(checkpoint).items()}
+    # Counters that only training reads; files for serving leave them out.
+    state |= {name: torch.tensor(0) for name in expected if name.endswith(_COUNTER) and name not in state}
     missing = sorted(expected.keys() - state.keys())
     unexpected = sorted(state.keys() - expected.keys())
     shapes = [n for n in expected.keys() & state.keys() if expected[n].shape != state[n].shape]
@@ -109,6 +113,11 @@ def build(config: UniRefConfig, checkpoint: Mapping[str, Tensor]) -> UniRef:
 def _for_serving(model: UniRef) -> UniRef:
     recast_linear(model)
     return model.eval()
+
+
+def _full(tensor: Tensor) -> Tensor:
+    """Half-precision files are computed with in single precision."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _drop_unsaved_buffers(model: UniRef) -> None:

@@ -18,7 +18,8 @@ from service.api.budgets import require_budget
 from service.api.intake import check_fit, check_room, new_folder, write_down
 from service.api.live_messages import Open, form_of
 from service.api.options import Options, read_options
-from service.api.references import Intake, ReadReferences, References, parse
+from service.api.reference_reader import ReadReferences, References
+from service.api.references import Intake, parse
 from service.api.services import Services
 from service.errors import InvalidInput
 from service.media.reader import check_size, media_limits, scaled_size
