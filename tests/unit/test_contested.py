@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from engines.prompts.contested import settle
+from engines.prompts.window import Mask
+from engines.types import Frame
 
 RED, BLUE = (200, 30, 35), (40, 60, 190)
 
 
-def _scene() -> tuple[
-    np.ndarray[tuple[int, ...], np.dtype[np.uint8]], list[np.ndarray[tuple[int, ...], np.dtype[np.bool_]]]
-]:
+def _scene() -> tuple[Frame, list[Mask]]:
     """Left half red, right half blue; two masks that both run 10 columns over the border."""
-    frame = np.zeros((20, 80, 3), np.uint8)
+    frame: Frame = np.zeros((20, 80, 3), np.uint8)
     frame[:, :40], frame[:, 40:] = RED, BLUE
-    masks = [np.zeros((20, 80), bool) for _ in range(2)]
+    masks: list[Mask] = [np.zeros((20, 80), bool) for _ in range(2)]
     masks[0][:, 5:50], masks[1][:, 30:75] = True, True
     return frame, masks
 
