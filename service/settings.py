@@ -114,6 +114,9 @@ class Settings(BaseSettings):
         default="auto", description="auto: float32 on CPU, bfloat16 on CUDA"
     )
     deterministic: bool | None = Field(default=None, description="Bit-equal masks; default on CPU only")
+    threads: PositiveInt | None = Field(
+        default=None, description="Processor threads of a worker's torch; default: OMP_NUM_THREADS, else one per core"
+    )
     compile: bool = Field(default=False, description="torch.compile the networks (slow first step)")
     device_memory_mib: int | None = Field(default=None, gt=0, description="What a worker may use; default: measured")
     max_tracks: PositiveInt = Field(default=32, description="Sessions that one worker steps together")

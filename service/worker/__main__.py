@@ -8,6 +8,7 @@ import sys
 from types import FrameType
 
 import structlog
+import torch
 from prometheus_client import start_http_server
 
 from service.errors import MaskstreamError
@@ -18,6 +19,8 @@ from service.worker.loop import Worker
 
 def run_worker(settings: Settings, *, burst: bool = False) -> None:
     """Work until SIGTERM or SIGINT; burst: until no session waits. Raises Unavailable."""
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     worker = Worker(settings, open_storage(settings))
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -90,7 +90,10 @@ class Worker:
         try:
             self._presence.announce(self.id)
             self._lease.enter("idle", wait=True)
-            _log.info("worker ready", worker=self.id, device=str(self._device), engines=self._pool.names)
+            threads = torch.get_num_threads()
+            _log.info(
+                "worker ready", worker=self.id, device=str(self._device), threads=threads, engines=self._pool.names
+            )
             while not self._stopping.is_set():
                 self._attend()
                 if self._sessions:
