@@ -37,6 +37,8 @@ class Message:
 class _Cursor:
     next_seq: int
     position: StreamId
+    told: str = ""
+    """The newest progress message: two notes in one moment are one message."""
 
 
 async def existing(store: SessionStore, session_id: str, owner: str) -> SessionRecord:
@@ -154,7 +156,11 @@ async def _take(topic: Topic, cursor: _Cursor, entry: Entry) -> Message | None:
     if note["type"] == "revision":
         return Message("revision", json.dumps({"type": "revision", "seq": note["seq"], **note["data"]}))
     record = await topic.record()
-    return None if record is None else progress_message(record)
+    message = None if record is None else progress_message(record)
+    if message is None or message.payload == cursor.told:
+        return None
+    cursor.told = message.payload
+    return message
 
 
 async def _gone(store: SessionStore, session_id: str) -> Exception:

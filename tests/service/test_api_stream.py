@@ -93,6 +93,8 @@ def test_masks_arrive_while_they_are_made_then_the_end(api: ApiServer, worker: S
         worker.finish()
         code, messages = close_of(socket)
     assert seqs(messages) == [3, 4, 5]
+    told = [json.dumps(message) for message in messages if message["type"] == "progress"]
+    assert len(told) == len(set(told)), "no progress is told twice"
     assert messages[-1] == {"type": "end", "state": "completed", "frames": 6, "error": None}
     assert code == 1000
 
