@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from engines.checkpoint import load_checkpoint
 from engines.errors import UnsupportedReference, WeightsError
+from engines.training.export import WeightsFacts, export_weights
 from engines.uniref.config import VARIANTS, UniRefConfig
 from engines.uniref.model import UniRef
+from engines.uniref.position import coordinates
 from engines.uniref.text import WordPieces
 from engines.uniref.weights import build, convert_name, vocabulary_beside
 
@@ -98,3 +101,23 @@ def test_the_vocabulary_lies_beside_the_weights(tmp_path: Path) -> None:
         WordPieces.read(own)
     with pytest.raises(WeightsError, match="fetch"):
         WordPieces.read(tmp_path / "nothing.txt")
+
+
+def test_an_exported_file_in_half_precision_is_computed_with_in_single(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trained = UniRef(VARIANTS["uniref-t"], live_norm=True)
+    path = tmp_path / "uniref-t.safetensors"
+    export_weights(trained.state_dict(), path, WeightsFacts("uniref-t", 128, 1, "untrained"))
+    served = build(VARIANTS["uniref-t"], load_checkpoint(path, "uniref-t").tensors).state_dict()
+    for name, value in trained.state_dict().items():
+        if value.is_floating_point() and name in served:
+            assert served[name].dtype == torch.float32
+            torch.testing.assert_close(served[name], value.half().float(), rtol=0, atol=0)
+
+
+def test_coordinates_run_over_what_is_not_padding() -> None:
+    padding = torch.zeros(1, 3, 6, dtype=torch.bool)
+    padding[:, :, 4:] = True
+    places = coordinates(padding)
+    torch.testing.assert_close(places[0, 0, 0, :4], torch.tensor([-0.75, -0.25, 0.25, 0.75]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(places[0, 1, :, 0], torch.tensor([-2 / 3, 0.0, 2 / 3]), atol=1e-5, rtol=0)
