@@ -34,12 +34,12 @@ export class CameraMode {
     const { workspace, source } = this;
     if (workspace.mode !== this) workspace.enter(this);
     $("camera-state").textContent = $("camera-note").textContent = "";
+    workspace.player.openNothing();
     await source.open(deviceId);
     if (this.left) {
       source.close();
       return;
     }
-    workspace.player.openNothing();
     workspace.stage.frameIndex = 0;
     workspace.setSize(source.width, source.height);
     Object.assign(this.canvas, { width: source.width, height: source.height });
@@ -194,7 +194,9 @@ export class CameraMode {
         this.pumping = false;
         return;
       }
-      if (this.socket.isReady && !this.frozen && this.waiting.size < MOST_WAITING) await this.send(this.source.grab(), {});
+      // The first picture carries the marks: nothing newer may take its place before it has its mask.
+      const most = this.latest ? MOST_WAITING : 1;
+      if (this.socket.isReady && !this.frozen && this.waiting.size < most) await this.send(this.source.grab(), {});
       if (!this.left) $("video").requestVideoFrameCallback(turn);
     };
     $("video").requestVideoFrameCallback(turn);
