@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from engines.catalog import CATALOG, EngineInfo
+from engines.prompts.word_pieces import count_pieces, read_vocabulary
 from engines.prompts.words import GLUE, split_words
+from engines.weights_dir import weights_dir
 from service.errors import InvalidInput
 
 MAX_TEXT_TOKENS = 77
@@ -72,6 +74,7 @@ def check_text(text: str, engine: EngineInfo, field: str) -> tuple[str, ...]:
         )
     route = text_route(engine)
     if not route.vocabulary:
+        _check_pieces(text, field)
         return ()
     known = set(route.vocabulary) - set(GLUE)
     if not known & set(words):
@@ -82,6 +85,18 @@ def check_text(text: str, engine: EngineInfo, field: str) -> tuple[str, ...]:
             field=field,
         )
     return tuple(dict.fromkeys(word for word in words if word not in known and word not in GLUE))
+
+
+def _check_pieces(text: str, field: str) -> None:
+    """Count as the text encoder will, where its vocabulary has been fetched; without it the engine itself refuses."""
+    path = weights_dir() / "vocab.txt"
+    if not path.is_file():
+        return
+    tokens = count_pieces(text, read_vocabulary(path)) + _FRAMING_TOKENS
+    if tokens > MAX_TEXT_TOKENS:
+        raise InvalidInput(
+            f"{field}: the text has {tokens} tokens and at most {MAX_TEXT_TOKENS} are read; shorten it", field=field
+        )
 
 
 def check_agreement(entries: Sequence[Described]) -> None:
