@@ -20,7 +20,7 @@ def _starter(engine: str) -> Recipe:
         Phase(1100, 4, ClipConfig(crop_px=193, frames=4, real=0.35)),
         Phase(560, 3, ClipConfig(crop_px=225, frames=5, real=0.5), freeze_norms=True),
     )
-    return Recipe(engine, "starter", phases, net_short_side=320, memorize_every=2)
+    return Recipe(engine, "starter", phases, net_short_side=320, memorize_every=VARIANTS[engine].memorize_every)
 
 
 def _published(engine: str) -> Recipe:
