@@ -10,6 +10,7 @@ export const FORMATS = [
   ["png-binary", "PNGs per object", "black and white", "zip"],
   ["overlay", "Overlay video", "to look at", "mp4"],
   ["matte", "Matte video", "for compositing", "mp4"],
+  ["probability", "Probabilities", "video per object, if kept", "zip"],
   ["coco", "COCO", "annotations", "json"],
   ["youtube-vis", "YouTube-VIS", "annotations", "json"],
   ["label-studio", "Label Studio", "to import", "json"],

@@ -75,6 +75,7 @@ export class Draft {
     form.append("video", this.file, this.file.name);
     form.append("engine", this.engineChoice.name);
     for (const id of ["start_frame", "end_frame", "max_side"]) if ($(id).value) form.append(id, $(id).value);
+    if ($("probability").checked) form.append("probability", "true");
     if (find) form.append("max_objects", $("max_objects").value);
     await this.upload(form, idempotencyKey, () => this.start(find, idempotencyKey));
   }
