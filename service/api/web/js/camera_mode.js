@@ -28,6 +28,7 @@ export class CameraMode {
     this.waiting = new Map(); // time of a picture in ms -> the picture, until its mask is there
     this.rate = new Rate();
     this.left = false;
+    this.ending = false;
   }
 
   async open(deviceId = null) {
@@ -205,7 +206,7 @@ export class CameraMode {
   async send(picture, facts) {
     const at = Date.now() - this.beganAt;
     const jpeg = await encodeJpeg(picture);
-    if (!this.socket?.isReady) return;
+    if (!this.socket?.isReady || this.ending) return; // no frame may follow the end
     this.waiting.set(at, picture);
     this.socket.send(jpeg, { pts_s: at / 1000, ...facts });
   }
@@ -249,6 +250,7 @@ export class CameraMode {
 
   end() {
     $("camera-state").textContent = "Ending…";
+    this.ending = true;
     this.socket.end();
   }
 }
