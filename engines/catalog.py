@@ -36,6 +36,10 @@ class EngineInfo:
     activations in float32 per pixel of the network's frame, for the frame and for each object (or pass) of a chunk.
     token_bytes: bytes of one long-term token in float32, all layers. starter: the name of the starter weights that are
     shipped for it, or None. follows: whether it propagates masks; the others only find objects in one frame.
+    background_tokens: whether the background has a bank of its own beside each object's. reference_frames: frames of
+    tokens that it keeps of each object whatever the budget, None where the budget says. enlarges: whether small frames
+    grow to the network's size. objects_at_once: most objects whose activations live at one time, None for all.
+    displayed_object_bytes_per_px: bytes for each pixel of the displayed frame, for each object and the background.
     """
 
     name: str
@@ -56,6 +60,11 @@ class EngineInfo:
     grid: TokenGrid = "covering"
     frame_bytes_per_px: int = 420
     object_bytes_per_px: int = 260
+    background_tokens: bool = False
+    reference_frames: int | None = None
+    enlarges: bool = False
+    objects_at_once: int | None = None
+    displayed_object_bytes_per_px: int = 0
 
     def smallest_budget_tokens(self, height: int, width: int, objects: int) -> int | None:
         """Fewest memory tokens that a session can begin with; None where only the loaded weights can tell.
@@ -67,11 +76,12 @@ class EngineInfo:
         scale = min(1.0, self.net_short_side / min(height, width))
         if self.max_long_side is not None:
             scale = min(scale, self.max_long_side / max(height, width))
-        rows, columns = (self._tokens_along(side * scale) for side in (height, width))
+        rows, columns = (self.tokens_along(side * scale) for side in (height, width))
         more = 2 * (objects - 1) if self.tokens_per_object else 0
         return rows * columns * (self.min_budget_frames + more)
 
-    def _tokens_along(self, side: float) -> int:
+    def tokens_along(self, side: float) -> int:
+        """Tokens along one side of `side` pixels of the network's frame."""
         if self.grid == "covering":
             return -(-max(1, round(side)) // self.stride)
         extra = int(self.grid == "aligned")
@@ -94,6 +104,29 @@ def _aot(name: str, trunk: str, layers: int, *, starter: str | None = None) -> E
         net_short_side=480 if starter is None else _STARTER_SHORT_SIDE,
         max_long_side=1040,
         grid="nearest" if name.startswith("swinb") else "aligned",
+    )
+
+
+def _uniref(
+    name: str, summary: str, token_bytes: int, *, weights_licence: str = "", vocabulary: tuple[str, ...] = ()
+) -> EngineInfo:
+    return EngineInfo(
+        name=name,
+        family="uniref",
+        summary=summary,
+        reference_kinds=("mask", "text", "exemplar"),
+        stride=8,
+        min_budget_frames=3,
+        token_bytes=token_bytes,
+        tokens_per_object=True,
+        vocabulary=vocabulary,
+        weights_licence=weights_licence,
+        max_long_side=1333,
+        frame_bytes_per_px=0,
+        object_bytes_per_px=1560,
+        reference_frames=3,
+        enlarges=True,
+        objects_at_once=4,
     )
 
 
@@ -122,37 +155,19 @@ _ENGINES: tuple[EngineInfo, ...] = (
         token_bytes=64,
         starter="fake",
     ),
-    EngineInfo(
-        name="uniref",
-        family="uniref",
-        summary="UniRef++ with ResNet-50: follows a mask, a text or an exemplar; remembers three masks per object.",
-        reference_kinds=("mask", "text", "exemplar"),
-        stride=8,
-        min_budget_frames=3,
-        token_bytes=2730,
-        tokens_per_object=True,
+    _uniref(
+        "uniref",
+        "UniRef++ with ResNet-50: follows a mask, a text or an exemplar; remembers three masks per object.",
+        2730,
         weights_licence="MIT",
     ),
-    EngineInfo(
-        name="uniref-l",
-        family="uniref",
-        summary="UniRef++ with Swin-L: the most accurate of the family, for GPUs.",
-        reference_kinds=("mask", "text", "exemplar"),
-        stride=8,
-        min_budget_frames=3,
-        token_bytes=2730,
-        tokens_per_object=True,
-        weights_licence="MIT",
+    _uniref(
+        "uniref-l", "UniRef++ with Swin-L: the most accurate of the family, for GPUs.", 2730, weights_licence="MIT"
     ),
-    EngineInfo(
-        name="uniref-t",
-        family="uniref",
-        summary="Light UniRef++ for CPU with a small vocabulary of colours, sizes, positions and ordinals.",
-        reference_kinds=("mask", "text", "exemplar"),
-        stride=8,
-        min_budget_frames=3,
-        token_bytes=1030,
-        tokens_per_object=True,
+    _uniref(
+        "uniref-t",
+        "Light UniRef++ for CPU with a small vocabulary of colours, sizes, positions and ordinals.",
+        1030,
         vocabulary=WORDS,
     ),
     EngineInfo(
@@ -186,6 +201,7 @@ _ENGINES: tuple[EngineInfo, ...] = (
         frame_bytes_per_px=1250,
         object_bytes_per_px=550,
         weights_licence="academic use only",
+        background_tokens=True,
     ),
     EngineInfo(
         name="afb-urr-t",
@@ -196,6 +212,7 @@ _ENGINES: tuple[EngineInfo, ...] = (
         tokens_per_object=True,
         net_short_side=320,
         starter="afb-urr-t",
+        background_tokens=True,
     ),
     EngineInfo(
         name="spatial-embeddings",
@@ -223,6 +240,8 @@ _ENGINES: tuple[EngineInfo, ...] = (
         token_bytes=400,
         weights_licence="Apache-2.0",
         net_short_side=480,
+        displayed_object_bytes_per_px=24,
+        frame_bytes_per_px=850,
     ),
     EngineInfo(
         name="feelvos-t",
@@ -231,6 +250,7 @@ _ENGINES: tuple[EngineInfo, ...] = (
         stride=4,
         token_bytes=256,
         starter="feelvos-t",
+        displayed_object_bytes_per_px=24,
     ),
 )
 

@@ -11,10 +11,14 @@ from engines.catalog import DEFAULT_BUDGET_FRAMES, TOKEN_OVERHEAD_BYTES, EngineI
 from service.schemas import MemoryOptions
 
 _NET_SHORT_SIDE = 480
+_NET_SIDE_STEP = 32
+"""Networks pad their frames to a whole number of this many pixels, or of fewer."""
 _UNBOUNDED_FRAMES = 200
 _OBJECTS_PER_PASS = 10
 _SPARE_ROOM = 2
 """Storage doubles as it grows, and old and new live side by side for a moment."""
+_FRESH_FRAMES = 3
+"""Frames whose tokens live beside the bank: the short-term memory, and those about to be written."""
 _MIB = 1024**2
 
 
@@ -22,24 +26,36 @@ def device_bytes(
     info: EngineInfo, size: tuple[int, int], objects: int, memory: MemoryOptions, max_side: int | None = None
 ) -> int:
     """Upper bound for one session. size: (height, width) as displayed; objects: 0 counts as one pass."""
-    height, width = _network_size(size, max_side)
-    tokens = math.ceil(height / info.stride) * math.ceil(width / info.stride)
-    passes = max(1, math.ceil(objects / _OBJECTS_PER_PASS))
-    copies = max(1, objects) if info.tokens_per_object else passes
-    activations = height * width * (info.frame_bytes_per_px + copies * info.object_bytes_per_px)
-    return _bank_bytes(info, tokens * copies, memory) * _SPARE_ROOM + activations
+    sides = _network_sides(info, size, max_side)
+    grid = [info.tokens_along(side) for side in sides]
+    pixels = math.prod(max(side, cells * info.stride) for side, cells in zip(sides, grid, strict=True))
+    objects = max(1, objects)
+    copies = objects if info.tokens_per_object else math.ceil(objects / _OBJECTS_PER_PASS)
+    at_once = min(copies, info.objects_at_once or copies)
+    activations = pixels * (info.frame_bytes_per_px + at_once * info.object_bytes_per_px)
+    activations += math.prod(size) * (objects + 1) * info.displayed_object_bytes_per_px
+    return _memory_bytes(info, math.prod(grid), copies, memory) + activations
 
 
-def _network_size(size: tuple[int, int], max_side: int | None) -> tuple[int, int]:
-    """Frames are shrunk to max_side, then to the short side that the networks are made for; never enlarged."""
-    scale = 1.0 if max_side is None else min(1.0, max_side / max(size))
-    scale = min(scale, _NET_SHORT_SIDE / min(size))
-    return math.ceil(size[0] * scale), math.ceil(size[1] * scale)
+def _network_sides(info: EngineInfo, size: tuple[int, int], max_side: int | None) -> tuple[int, ...]:
+    """Frames are shrunk to max_side, then brought to the short side that the networks are made for, and padded."""
+    shrink = 1.0 if max_side is None else min(1.0, max_side / max(size))
+    scale = _NET_SHORT_SIDE / min(size)
+    if not info.enlarges:
+        scale = min(scale, shrink)
+    if info.max_long_side is not None:
+        scale = min(scale, info.max_long_side / max(size))
+    return tuple(math.ceil(side * scale / _NET_SIDE_STEP) * _NET_SIDE_STEP for side in size)
 
 
-def _bank_bytes(info: EngineInfo, frame_tokens: int, memory: MemoryOptions) -> int:
+def _memory_bytes(info: EngineInfo, frame_tokens: int, copies: int, memory: MemoryOptions) -> int:
+    """The bank, and what lives beside it. copies: objects, or passes over groups of them, that keep tokens."""
+    each = info.token_bytes + TOKEN_OVERHEAD_BYTES
+    if info.reference_frames is not None:
+        return copies * info.reference_frames * frame_tokens * each
+    tokens = frame_tokens * (copies + int(info.background_tokens))
+    fresh = _FRESH_FRAMES * tokens * each
     if memory.budget_mib is not None:
-        return int(memory.budget_mib * _MIB)
+        return int(memory.budget_mib * _MIB) * _SPARE_ROOM + fresh
     frames = _UNBOUNDED_FRAMES if memory.kind == "every_k" else DEFAULT_BUDGET_FRAMES
-    tokens = memory.budget_tokens or frames * frame_tokens
-    return tokens * (info.token_bytes + TOKEN_OVERHEAD_BYTES)
+    return (memory.budget_tokens or frames * tokens) * each * _SPARE_ROOM + fresh
