@@ -180,8 +180,9 @@ class Feed:
         self._changed.clear()
 
     def _replace(self, frame: _Waiting) -> None:
-        """`latest`: whatever waits without references makes room."""
-        kept = deque(waiting for waiting in self._waiting if waiting.fields)
+        """`latest`: whatever waits without references makes room, the session's first picture excepted."""
+        opens = self._connection is None and not self._placing  # the references of `open` speak of the first picture
+        kept = deque(waiting for index, waiting in enumerate(self._waiting) if waiting.fields or (opens and index == 0))
         if len(kept) >= _WAITING_WITH_REFERENCES:
             raise InvalidInput(f"{len(kept)} frames with references wait already; wait for their masks")
         dropped = len(self._waiting) - len(kept)

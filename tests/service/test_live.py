@@ -177,6 +177,7 @@ async def test_latest_replaces_what_waits_and_says_so(api: ApiServer, scene: Sce
         assert len(masks) + dropped == 40 and dropped > 0
         assert [mask["frame_index"] for mask in masks] == list(range(len(masks)))
         times = [mask["pts_s"] for mask in masks]
+        assert times[0] == 0.0, "the references of `open` speak of the first picture"
         assert times == sorted(times) and times[-1] == 39.0, "the newest is never dropped"
         assert 20.0 in times, "nor is one with references"
 
