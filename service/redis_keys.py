@@ -60,7 +60,7 @@ class Keys:
         return f"{self.prefix}api_keys"
 
     def rate(self, who: str) -> str:
-        """Hash {tokens, at}: the token bucket of one key or address."""
+        """Hash {tokens, at}: a token bucket of one key or address."""
         return f"{self.prefix}rate:{who}"
 
     def session(self, session_id: str) -> str:

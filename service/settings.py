@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     docs: bool = Field(default=True, description="Serve /docs and /openapi.json")
     rate_limit_per_minute: PositiveInt = Field(default=600, description="Requests per key or address, steady")
     rate_limit_burst: PositiveInt = Field(default=120, description="Requests per key or address, at once")
+    rate_limit_pictures_per_minute: PositiveInt = Field(
+        default=3600, description="Single frames and thumbnails per key or address, steady; counted apart"
+    )
 
     # Uploads
     max_upload_bytes: PositiveInt = Field(default=2 * GIB, description="Whole request body of an upload")

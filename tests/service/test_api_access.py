@@ -223,6 +223,29 @@ def test_rate_limit_says_when_to_come_back(redis_url: str, tmp_path: Path, keys:
         assert api.http.get("/healthz").status_code == 200
 
 
+def test_pictures_do_not_use_up_other_requests(redis_url: str, tmp_path: Path, keys: Keys) -> None:
+    """A page that scrubs through stills, or shows a long list of thumbnails, can still do everything else."""
+    settings = Settings(
+        redis_url=redis_url,
+        redis_prefix=keys.prefix,
+        data_dir=tmp_path / "data",
+        port=0,
+        min_free_bytes=0,
+        rate_limit_burst=4,
+        rate_limit_per_minute=6,
+        rate_limit_pictures_per_minute=12,
+    )
+    with running_api(settings) as api:
+        session = api.upload(write_video(tmp_path / "clip.mp4", 3), [mask_png()]).json()["links"]["self"]
+        paths = [f"{session}/frames/{index}.jpg" for index in range(3)] + [f"{session}/thumbnail.jpg"] * 2
+        answers = [api.http.get(path) for path in paths]
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 200, 429]
+        assert 1 <= int(answers[4].headers["retry-after"]) <= 5
+        assert "12 pictures a minute" in answers[4].json()["detail"]
+        others = [api.http.get(session).status_code for _ in range(4)]
+        assert others == [200, 200, 200, 429], "the upload and three more"
+
+
 @pytest.mark.parametrize(
     ("host", "expected"),
     [("127.0.0.1", True), ("::1", True), ("[::1]", True), ("localhost", True), ("a.localhost", True)]

@@ -1,8 +1,13 @@
-"""A token bucket per key, or per address where there are no keys, in Redis so that all API processes share it."""
+"""Token buckets per key, or per address where there are no keys, in Redis so that all API processes share them.
+
+Pictures have a bucket of their own: whoever plays a video frame by frame, or opens a long list of sessions, asks for
+many a second, and must not find that the next upload is refused for it.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -12,6 +17,8 @@ from service.api.services import Services
 from service.errors import TooManyRequests
 from service.schemas import LOCAL_OWNER
 from service.settings import Settings
+
+_PICTURE = re.compile(r"/sessions/[^/]+/(?:frames/[^/]+\.jpg|thumbnail\.jpg)")
 
 
 class RateLimitMiddleware:
@@ -42,10 +49,17 @@ class RateLimitMiddleware:
         owner = scope["state"]["owner"]
         client = scope.get("client")
         who = f"address:{client[0] if client else 'unknown'}" if owner == LOCAL_OWNER else f"key:{owner}"
-        args = [self._settings.rate_limit_per_minute / 60, self._settings.rate_limit_burst]
+        per_minute, what = self._settings.rate_limit_per_minute, "requests"
+        if _is_picture(scope):
+            per_minute, what = self._settings.rate_limit_pictures_per_minute, "pictures"
+            who = f"pictures:{who}"
+        args = [per_minute / 60, self._settings.rate_limit_burst]
         wait_s = float(await services.scripts.call("rate", args, keys=[services.keys.rate(who)]))
         if wait_s > 0:
             raise TooManyRequests(
-                f"more than {self._settings.rate_limit_per_minute} requests a minute; wait and try again",
-                retry_after_s=math.ceil(wait_s),
+                f"more than {per_minute} {what} a minute; wait and try again", retry_after_s=math.ceil(wait_s)
             )
+
+
+def _is_picture(scope: Scope) -> bool:
+    return scope["type"] == "http" and scope["method"] == "GET" and _PICTURE.fullmatch(scope["path"]) is not None
