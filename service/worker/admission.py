@@ -17,14 +17,16 @@ from service.schemas import Claim, SessionRecord, SessionState, WorkerRecord
 from service.settings import Settings
 from service.worker.arrivals import Arrival
 from service.worker.failures import problem_of
+from service.worker.items import EndItem
 from service.worker.lease import Lease
 from service.worker.live_session import LiveSession
 from service.worker.pool import EnginePool
 from service.worker.resolve import needs_resolution
 from service.worker.retry import RETRYABLE
 from service.worker.roster import Roster
-from service.worker.session import RunningSession, Surroundings
-from service.worker.writer import EndItem, SessionWriter
+from service.worker.session import RunningSession
+from service.worker.surroundings import Surroundings
+from service.worker.writer import SessionWriter
 
 T = TypeVar("T")
 

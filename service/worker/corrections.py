@@ -93,6 +93,17 @@ def owed_backward(record: SessionRecord) -> list[Segment]:
     return owed
 
 
+def look_back(record: SessionRecord) -> Taken | None:
+    """The session with the segments of owed_backward() at its plan's end; None where it owes none."""
+    owed = owed_backward(record)
+    if not owed:
+        return None
+    plan = plans.append(record.plan, owed)
+    changes: dict[str, Any] = {"plan": plan, "revision": record.revision + 1}
+    first = min(segment.frame_index((segment.end_seq or 1) - 1) for segment in plan[-len(owed) :])
+    return Taken(record.model_copy(update=changes), first, tuple(changes))
+
+
 def _comes_by(plan: Plan, seq: int, reference: Reference) -> bool:
     """Whether the last segment, running forwards over all objects, has yet to reach the reference."""
     last = plan[-1]

@@ -12,13 +12,14 @@ from engines.protocols import Engine
 from engines.types import LabelMap, Prediction
 from service import plan as plans
 from service.media.reader import VideoFrame
-from service.schemas import Claim, NoteEvent, ReferenceRequest, SessionRecord
-from service.sessions import to_fields
+from service.schemas import Claim, ReferenceRequest, SessionRecord
+from service.worker.corrections import Taken
 from service.worker.frames import ChildFrames
 from service.worker.live_frames import LiveSource
 from service.worker.references import load_references
-from service.worker.session import RunningSession, Surroundings
-from service.worker.writer import PlanItem, SessionWriter
+from service.worker.session import RunningSession
+from service.worker.surroundings import Surroundings
+from service.worker.writer import SessionWriter
 
 
 class LiveSession(RunningSession):
@@ -57,7 +58,7 @@ class LiveSession(RunningSession):
     def advance(self, frame: VideoFrame, prediction: Prediction | None) -> None:
         """As for any session; then the frame and its references are let go."""
         super().advance(frame, prediction)
-        self._references = {}
+        self._known.references = {}
         self._frame = None
         self._waits_since = time.monotonic()
 
@@ -71,7 +72,7 @@ class LiveSession(RunningSession):
             self._add(request, frame.frame_index)
         self._resolve_references()
         here = [known for known in self.record.references if known.frame_index == frame.frame_index]
-        self._references = load_references(self._around.storage, self.id, here, frame.rgb.shape[:2])
+        self._known.references = load_references(self._around.storage, self.id, here, frame.rgb.shape[:2])
 
     def snapshot_is_due(self, interval_s: float, share: float) -> bool:
         """Also when frames that wait for a snapshot fill half of the input's room; never twice at one place."""
@@ -97,11 +98,11 @@ class LiveSession(RunningSession):
             "objects": (*self.record.objects, *(item for item in request.objects if item.object_id not in known)),
             "revision": self.record.revision + (1 if frame_index else 0),
         }
-        self.record = self.record.model_copy(update=changes)
-        fields = to_fields(self.record)
-        data = {"revision": self.record.revision, "from_frame": frame_index}
-        note = NoteEvent(type="revision", seq=self.seq, data=data) if frame_index else None
-        self.writer.put(PlanItem({name: fields[name] for name in changes}, note))
+        record = self.record.model_copy(update=changes)
+        if frame_index:
+            self._put_taken(Taken(record, frame_index, tuple(changes)))
+        else:
+            self._put_record(record, changes)
 
     def _warn_of_repeats(self) -> None:
         if self._live is None or not self._live.repeated:
@@ -110,8 +111,7 @@ class LiveSession(RunningSession):
         self._live.repeated.clear()
         warning = f"frame {index} could not be decoded; the one before it was used in its place (told once)"
         if not any("could not be decoded" in known for known in self.record.warnings):
-            self.record = self.record.model_copy(update={"warnings": (*self.record.warnings, warning)})
-            self.writer.put(PlanItem({"warnings": to_fields(self.record)["warnings"]}))
+            self._change({"warnings": (*self.record.warnings, warning)})
 
     def _open_source(self, start_frame: int, step: plans.Step) -> ChildFrames:
         self._live = LiveSource(self._around.io, self.record, self._around.limits, start_frame)

@@ -24,14 +24,15 @@ from service.storage import Storage
 from service.worker.admission import Admission
 from service.worker.frames import DecodeLimits
 from service.worker.io import IoThread
+from service.worker.items import EndItem
 from service.worker.lease import Lease
 from service.worker.live_session import LiveSession
 from service.worker.pool import EnginePool, capacity_bytes, resolve_device
 from service.worker.presence import Presence
 from service.worker.roster import Roster
-from service.worker.session import RunningSession, Surroundings
+from service.worker.session import RunningSession
 from service.worker.stepper import Stepper
-from service.worker.writer import EndItem
+from service.worker.surroundings import Surroundings
 
 _NO_FRAME_PAUSE_S = 0.003
 _log = structlog.get_logger()

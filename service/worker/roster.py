@@ -15,9 +15,10 @@ from service.storage import Storage
 from service.worker.arrivals import Arrivals
 from service.worker.failures import problem_of
 from service.worker.io import IoThread
+from service.worker.items import EndItem
 from service.worker.lease import Load
 from service.worker.session import RunningSession
-from service.worker.writer import EndItem, SessionWriter
+from service.worker.writer import SessionWriter
 
 T = TypeVar("T")
 

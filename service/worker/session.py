@@ -6,17 +6,13 @@ Owned by the step loop. It asks the engine only for what concerns this track alo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import structlog
 
 from engines.errors import StateMismatch
-from engines.prompts.resolver import ReferenceResolver
 from engines.protocols import Engine, HasWarnings
 from engines.types import LabelMap, MemoryPolicy, Prediction, Size
 from service import metrics
@@ -24,40 +20,21 @@ from service import plan as plans
 from service.errors import DecodeFailed, SessionFailure
 from service.media.reader import VideoFrame
 from service.plan import Plan, Segment
-from service.schemas import (
-    ArchiveRecord,
-    Claim,
-    NoteEvent,
-    ReferenceRequest,
-    SessionRecord,
-    SnapshotRecord,
-)
+from service.schemas import Claim, NoteEvent, ReferenceRequest, SessionRecord, SnapshotRecord
 from service.sessions import to_fields
-from service.storage import Storage
-from service.worker.corrections import owed_backward, take_in
-from service.worker.earlier import EarlierMasks, label_map_of
-from service.worker.frames import ChildFrames, DecodeLimits, FrameSource
-from service.worker.io import IoThread
-from service.worker.probabilities import Probabilities, small_probabilities
+from service.worker.corrections import Taken, look_back, take_in
+from service.worker.earlier import EarlierMasks
+from service.worker.frames import ChildFrames
+from service.worker.items import MaskItem, PlanItem, SnapshotItem
+from service.worker.known_masks import KnownMasks
 from service.worker.references import ReferenceMap, load_references
-from service.worker.resize import resize_labels
 from service.worker.resolve import Scene, needs_resolution, resolve_references
-from service.worker.snapshots import decode_state
-from service.worker.writer import MaskItem, PlanItem, SessionWriter, SnapshotItem
+from service.worker.session_video import SessionVideo
+from service.worker.snapshots import decode_state, fits, snapshot_record
+from service.worker.surroundings import Surroundings
+from service.worker.writer import SessionWriter
 
 _log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What a session needs of its worker. archives: the session's committed archive files, asked of Redis."""
-
-    storage: Storage
-    limits: DecodeLimits
-    archives: Callable[[str], list[ArchiveRecord]]
-    resolver: ReferenceResolver
-    io: IoThread
-    live_input_bytes: int
 
 
 class RunningSession:
@@ -80,10 +57,8 @@ class RunningSession:
         self._around = around
         self._segment = 0
         self._source: ChildFrames | None = None
-        self._references: dict[int, ReferenceMap] = {}
-        self._earlier: EarlierMasks | None = None
-        self._held = ExitStack()
-        self._video: Path | None = None
+        self._known = KnownMasks()
+        self._video = SessionVideo(around.storage, around.limits, record)
 
     @property
     def id(self) -> str:
@@ -120,7 +95,7 @@ class RunningSession:
             return
         self._resolve_references()
         snapshot = self.record.snapshot
-        if snapshot is not None and self._fits(snapshot, position.segment) and self._restore(snapshot):
+        if snapshot is not None and fits(snapshot, self.engine.spec, position.segment) and self._restore(snapshot):
             metrics.RESUMED.labels("snapshot").inc()
             return
         if self.record.next_seq > 0:
@@ -144,7 +119,7 @@ class RunningSession:
         """Take one frame's prediction: put references over it, memorize them, hand the mask on, move on."""
         shown = self._with_reference(frame, prediction)
         if self.seq >= self.record.next_seq:
-            self.writer.put(self._mask(frame, shown, self._probabilities(frame, prediction)))
+            self.writer.put(self._mask(frame, shown, prediction))
             self.suspect = False
             self.got_further_at = self.got_further_at or time.monotonic()
         metrics.MASKS.labels(self.record.spec.engine).inc()
@@ -158,15 +133,7 @@ class RunningSession:
             return
         began = time.monotonic()
         state = self.engine.snapshot(self.track)
-        spec = self.engine.spec
-        record = SnapshotRecord(
-            name="",
-            seq=self.seq,
-            segment=self._segment,
-            engine=spec.info.name,
-            weights_sha256=spec.weights_sha256,
-            dtype=str(spec.dtype),
-        )
+        record = snapshot_record(self.engine.spec, self.seq, self._segment)
         copy_s = time.monotonic() - began
         self.writer.put(SnapshotItem(record, state, copy_s, self.track.bank_bytes))
         self.snapshot_at = time.monotonic()
@@ -180,12 +147,7 @@ class RunningSession:
     def take_requests(self, requests: list[ReferenceRequest]) -> None:
         """Put references that came in late into the plan. Raises InvalidInput."""
         for request in requests:
-            taken = take_in(self.record, request, self.seq)
-            self.record = taken.record
-            fields = to_fields(self.record)
-            data = {"revision": self.record.revision, "from_frame": taken.from_frame}
-            note = NoteEvent(type="revision", seq=self.seq, data=data)
-            self.writer.put(PlanItem({name: fields[name] for name in taken.changed}, note))
+            self._put_taken(take_in(self.record, request, self.seq))
             self._forget(request.drop_object_ids)
         position = plans.locate(self.plan, self.seq)
         self._resolve_references()
@@ -198,15 +160,15 @@ class RunningSession:
         for object_id in object_ids:
             if self.track is not None and object_id in self.track.object_ids:
                 self.engine.forget(self.track, object_id)
-        if self._earlier is not None:
-            self._earlier.dropped = self.record.dropped
+        if self._known.earlier is not None:
+            self._known.earlier.dropped = self.record.dropped
 
     def close(self) -> None:
         """End the decoder and let the track go."""
         if self._source is not None:
             self._source.close()
         self._source = self.track = None
-        self._held.close()
+        self._video.close()
 
     def _resolve_references(self) -> None:
         """Make label maps of texts, boxes, points and exemplars, and find objects where none are named."""
@@ -214,22 +176,11 @@ class RunningSession:
             return
         around = self._around
         scene = Scene(around.storage, around.resolver, self.engine, self._read_frames, self.claim.epoch)
-        self.record = resolve_references(self.record, scene)
-        fields = to_fields(self.record)
-        changed = ("references", "objects", "warnings")
-        self.writer.put(PlanItem({name: fields[name] for name in changed}))
+        self._put_record(resolve_references(self.record, scene), ("references", "objects", "warnings"))
 
     def _read_frames(self, first: int, count: int) -> list[LabelMap]:
         """[H, W, 3] frames from anywhere in the video; fewer at its end."""
-        with self._frames(first, 1) as source:
-            read = (source.next_frame() for _ in range(count))
-            return [frame.rgb for frame in read if frame is not None]
-
-    def _fits(self, snapshot: SnapshotRecord, segment: int) -> bool:
-        """Whether this engine can go on from the snapshot, and it lies in the present segment."""
-        spec = self.engine.spec
-        mine = (spec.info.name, spec.weights_sha256, str(spec.dtype))
-        return snapshot.segment == segment and mine == (snapshot.engine, snapshot.weights_sha256, snapshot.dtype)
+        return self._video.read(first, count)
 
     def _restore(self, snapshot: SnapshotRecord) -> bool:
         try:
@@ -248,25 +199,25 @@ class RunningSession:
         self._segment, self.seq = segment, seq
         self._source = self._open_source(self.segment.frame_index(seq), self.segment.step)
         self._load_references()
-        self._earlier = None
+        self._known.earlier = None
         if self.segment.revision > 0:
             self.writer.flush()
             archives = self._around.archives(self.id)
-            self._earlier = EarlierMasks(self._around.storage, self.record, self.segment.first_seq, archives)
+            storage, before_seq, size = self._around.storage, self.segment.first_seq, self._source.frame_size
+            self._known.earlier = EarlierMasks(storage, self.record, before_seq, archives, size)
 
     def _start_segment(self, segment: int) -> None:
         """A fresh track: memorize every reference that lies behind, in order, then where all objects were last."""
         self.track = None
         self._enter(segment, self.plan[segment].first_seq)
-        first, step = self.segment.first_frame, self.segment.step
-        anchor = first if first in self._references and step > 0 else first - step
-        behind = sorted((f for f in self._references if (f - first) * step < 0), reverse=step < 0)
-        for frame_index in behind:
-            if frame_index != anchor:
-                reference = self._references[frame_index]
-                self._memorize(self._frame_at(frame_index).rgb, reference.label_map, reference.object_ids)
-        if anchor != first:
-            self._memorize_anchor(anchor)
+        anchor = self._known.anchor(self.segment)
+        for known in self._known.behind(self.segment):
+            if known.frame_index != anchor:
+                self._memorize(self._video.frame_at(known.frame_index).rgb, known)
+        # On the first frame itself, advance() memorizes it.
+        last = None if anchor == self.segment.first_frame else self._known.at(anchor)
+        if last is not None:
+            self._memorize(self._video.frame_at(anchor).rgb, last)
 
     def _next_segment(self) -> None:
         """The segment after this one; when the plan is through, what later references still ask for."""
@@ -277,54 +228,23 @@ class RunningSession:
 
     def _look_back(self) -> None:
         """Append the segments back from references that came with the session and lie behind its first one."""
-        owed = owed_backward(self.record)
-        if not owed:
-            return
-        plan = plans.append(self.plan, owed)
-        changes: dict[str, Any] = {"plan": plan, "revision": self.record.revision + 1}
-        self.record = self.record.model_copy(update=changes)
-        fields = to_fields(self.record)
-        first = min(segment.frame_index((segment.end_seq or 1) - 1) for segment in plan[-len(owed) :])
-        data = {"revision": self.record.revision, "from_frame": first}
-        self.writer.put(
-            PlanItem({name: fields[name] for name in changes}, NoteEvent(type="revision", seq=self.seq, data=data))
-        )
-
-    def _memorize_anchor(self, frame_index: int) -> None:
-        """Memorize the frame next to a segment's first one, as the client and earlier masks have it."""
-        reference = self._references.get(frame_index)
-        earlier = self._earlier_map(frame_index)
-        label_map = earlier if reference is None else reference.over(earlier)
-        if label_map is not None and label_map.any():
-            ids = {int(i) for i in np.unique(label_map) if i} | set(reference.object_ids if reference else ())
-            self._memorize(self._frame_at(frame_index).rgb, label_map, tuple(sorted(ids)))
+        taken = look_back(self.record)
+        if taken is not None:
+            self._put_taken(taken)
 
     def _with_reference(self, frame: VideoFrame, prediction: Prediction | None) -> Prediction:
         """The prediction of a frame with the client's pixels over it, and those memorised."""
-        reference = self._references.get(frame.frame_index)
-        if reference is None:
+        known = self._known.over(frame.frame_index, prediction)
+        if known is None:
             return prediction or Prediction(np.zeros(frame.rgb.shape[:2], np.uint8), {}, {})
-        predicted = None if prediction is None else prediction.label_map
-        ids = set(reference.object_ids)
-        if predicted is None:
-            predicted = self._earlier_map(frame.frame_index)
-            ids |= set() if predicted is None else {int(i) for i in np.unique(predicted) if i}
-        label_map = reference.over(predicted)
-        self._memorize(frame.rgb, label_map, tuple(sorted(ids)))
-        present = {int(i) for i in np.unique(label_map)}
-        scores = {} if prediction is None else prediction.scores
-        uncertainty = {} if prediction is None else prediction.uncertainty
-        return Prediction(
-            label_map,
-            scores | {i: float(i in present) for i in ids},
-            uncertainty | dict.fromkeys(reference.object_ids, 0.0),
-        )
+        self._memorize(frame.rgb, known)
+        return self._known.shown(known, prediction)
 
-    def _memorize(self, rgb: LabelMap, label_map: LabelMap, object_ids: tuple[int, ...]) -> None:
+    def _memorize(self, rgb: LabelMap, known: ReferenceMap) -> None:
         if self.track is None:
             memory = MemoryPolicy(**self.record.spec.memory.model_dump())
             self.track = self.engine.open(Size.of(rgb), memory)
-        self.engine.memorize(self.track, rgb, label_map, object_ids=object_ids)
+        self.engine.memorize(self.track, rgb, known.label_map, object_ids=known.object_ids)
         self._pass_on_warnings()
 
     def _pass_on_warnings(self) -> None:
@@ -332,71 +252,24 @@ class RunningSession:
         told = self.track.warnings if isinstance(self.track, HasWarnings) else ()
         new = tuple(warning for warning in told if warning not in self.record.warnings)
         if new:
-            self.record = self.record.model_copy(update={"warnings": (*self.record.warnings, *new)})
-            self.writer.put(PlanItem({"warnings": to_fields(self.record)["warnings"]}))
+            self._change({"warnings": (*self.record.warnings, *new)})
 
-    def _probabilities(self, frame: VideoFrame, made: Prediction | None) -> Probabilities:
-        """What the engine itself made of the objects that this segment computes and the client did not draw here."""
-        if not self.record.spec.probability:
-            return {}
-        reference = self._references.get(frame.frame_index)
-        drawn = () if reference is None else reference.object_ids
-        touched = self.segment.object_ids
-        found = small_probabilities(made)
-        return {i: p for i, p in found.items() if i not in drawn and (touched is None or i in touched)}
-
-    def _mask(self, frame: VideoFrame, prediction: Prediction, probabilities: Probabilities) -> MaskItem:
-        touched = self.segment.object_ids
-        if touched is not None and self._earlier is not None:
-            prediction = self._over_earlier(frame.frame_index, prediction, touched)
-        return MaskItem(self.seq, frame.frame_index, frame.pts_s, prediction, self.record.created_at, probabilities)
-
-    def _over_earlier(self, frame_index: int, prediction: Prediction, touched: tuple[int, ...]) -> Prediction:
-        """The touched objects as they are now, over all others as they were published."""
-        scores = {i: score for i, score in prediction.scores.items() if i in touched}
-        doubts = {i: doubt for i, doubt in prediction.uncertainty.items() if i in touched}
-        event = self._earlier.event(frame_index) if self._earlier is not None else None
-        video = self.record.spec.video
-        new = resize_labels(prediction.label_map, (video.height, video.width))
-        new = np.where(np.isin(new, touched), new, 0).astype(np.uint8)
-        if event is None:
-            return Prediction(new, scores, doubts)
-        old = label_map_of(event)
-        kept = np.where(np.isin(old, touched), 0, old)
-        others = [item for item in event.objects if item.object_id not in touched]
-        scores |= {item.object_id: item.score for item in others}
-        doubts |= {item.object_id: item.uncertainty for item in others if item.uncertainty is not None}
-        return Prediction(np.where(new > 0, new, kept).astype(np.uint8), scores, doubts)
-
-    def _earlier_map(self, frame_index: int) -> LabelMap | None:
-        """The newest published mask of a frame at frame size; None in the first pass."""
-        label_map = None if self._earlier is None else self._earlier.label_map(frame_index)
-        if label_map is None or self._source is None:
-            return None
-        return resize_labels(label_map, self._source.frame_size)
+    def _mask(self, frame: VideoFrame, shown: Prediction, made: Prediction | None) -> MaskItem:
+        """What is published of a frame; made: what the engine itself made of it."""
+        touched, index = self.segment.object_ids, frame.frame_index
+        soft = self._known.undrawn(index, made, touched) if self.record.spec.probability else {}
+        if touched is not None and self._known.earlier is not None:
+            shown = self._known.earlier.under(index, shown, touched)
+        return MaskItem(self.seq, index, frame.pts_s, shown, self.record.created_at, soft)
 
     def _load_references(self) -> None:
         if self._source is not None:
             size = self._source.frame_size
-            self._references = load_references(self._around.storage, self.id, self.record.references, size)
+            self._known.references = load_references(self._around.storage, self.id, self.record.references, size)
 
     def _open_source(self, start_frame: int, step: plans.Step) -> ChildFrames:
         """Where the frames of a run come from."""
-        return self._frames(start_frame, step)
-
-    def _frames(self, start_frame: int, step: plans.Step) -> FrameSource:
-        if self._video is None:
-            self._video = self._held.enter_context(self._around.storage.local(self.id, self.record.spec.video.name))
-        max_side = self.record.spec.max_side
-        return FrameSource(self._video, self._around.limits, start_frame=start_frame, step=step, max_side=max_side)
-
-    def _frame_at(self, frame_index: int) -> VideoFrame:
-        """One frame from anywhere in the video. Raises DecodeFailed where there is none."""
-        with self._frames(frame_index, 1) as source:
-            frame = source.next_frame()
-        if frame is None:
-            raise DecodeFailed(f"the video has no frame {frame_index}", frame_index=frame_index)
-        return frame
+        return self._video.frames(start_frame, step)
 
     def _end_of_video(self) -> None:
         """The decoder knows the end: close the plan there."""
@@ -409,7 +282,19 @@ class RunningSession:
         if self.segment.count is not None:
             short = f"the video ends after frame {self.segment.frame_index(self.seq) - 1}, before the end asked for"
             changes["warnings"] = (*self.record.warnings, short)
-        self.record = self.record.model_copy(update=changes)
-        fields = to_fields(self.record)
-        self.writer.put(PlanItem({name: fields[name] for name in changes}))
+        self._change(changes)
         self._next_segment()
+
+    def _change(self, changes: Mapping[str, Any]) -> None:
+        """Change fields of the record: here at once, in Redis behind all that the writer was handed before."""
+        self._put_record(self.record.model_copy(update=changes), changes)
+
+    def _put_record(self, record: SessionRecord, changed: Iterable[str], note: NoteEvent | None = None) -> None:
+        self.record = record
+        fields = to_fields(record)
+        self.writer.put(PlanItem({name: fields[name] for name in changed}, note))
+
+    def _put_taken(self, taken: Taken) -> None:
+        """A revision, which clients are told of."""
+        data = {"revision": taken.record.revision, "from_frame": taken.from_frame}
+        self._put_record(taken.record, taken.changed, NoteEvent(type="revision", seq=self.seq, data=data))

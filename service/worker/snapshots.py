@@ -1,4 +1,4 @@
-"""A track's state as a safetensors file and back. Knows neither engines nor sessions."""
+"""A track's state as a safetensors file and back, and which engine can go on from it. Knows no sessions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from engines.errors import StateMismatch
+from engines.protocols import EngineSpec
 from engines.types import TrackState
+from service.schemas import SnapshotRecord
 
 _META = "meta"
 
@@ -29,6 +31,20 @@ def decode_state(data: bytes) -> TrackState:
         return TrackState(meta, load(data))
     except (SafetensorError, ValueError, KeyError) as error:
         raise StateMismatch(f"the snapshot file is damaged ({error})") from error
+
+
+def snapshot_record(spec: EngineSpec, seq: int, segment: int) -> SnapshotRecord:
+    """Where and by what a snapshot was taken; the file has no name yet."""
+    dtype = str(spec.dtype)
+    return SnapshotRecord(
+        name="", seq=seq, segment=segment, engine=spec.info.name, weights_sha256=spec.weights_sha256, dtype=dtype
+    )
+
+
+def fits(snapshot: SnapshotRecord, spec: EngineSpec, segment: int) -> bool:
+    """Whether an engine can go on from the snapshot, and it lies in the present segment."""
+    mine = (spec.info.name, spec.weights_sha256, str(spec.dtype))
+    return snapshot.segment == segment and mine == (snapshot.engine, snapshot.weights_sha256, snapshot.dtype)
 
 
 def _own_memory(tensor: Tensor, seen: set[int]) -> Tensor:

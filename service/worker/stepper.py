@@ -15,11 +15,11 @@ from service import metrics
 from service.media.reader import VideoFrame
 from service.schemas import SessionState
 from service.worker.failures import problem_of
+from service.worker.items import EndItem
 from service.worker.lease import Lease
 from service.worker.live_session import LiveSession
 from service.worker.roster import Roster
 from service.worker.session import RunningSession
-from service.worker.writer import EndItem
 
 Ready = tuple[RunningSession, VideoFrame]
 

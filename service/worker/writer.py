@@ -8,86 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import structlog
 
-from engines.types import Prediction, TrackState
 from service import metrics
-from service.archive import write_archive
 from service.errors import EpochLost
 from service.masks import encode_level, encode_objects
 from service.schemas import (
     Claim,
     MaskEvent,
     MaskObject,
-    NoteEvent,
     Problem,
     Rle,
     SessionRecord,
     SessionState,
-    SnapshotRecord,
 )
 from service.session_file import write_session_file
 from service.storage import ARCHIVE, SNAPSHOTS, SessionGone, snapshot_name
+from service.worker.archiver import Archiver
 from service.worker.io import IoThread
-from service.worker.probabilities import Probabilities
+from service.worker.items import EndItem, FlushItem, Item, MaskItem, PlanItem, SnapshotItem
 from service.worker.resize import resize_labels
 from service.worker.retry import until_answered
 from service.worker.snapshots import encode_state
 
 _BATCH = 16
 _log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class MaskItem:
-    """A frame's masks as the engine made them; encoding them is the I/O thread's work."""
-
-    seq: int
-    frame_index: int
-    pts_s: float | None
-    prediction: Prediction
-    created_at: float
-    probabilities: Probabilities = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class SnapshotItem:
-    """A track's state before it makes `record.seq`; the file's name is the writer's business."""
-
-    record: SnapshotRecord
-    state: TrackState
-    copy_s: float
-    bank_bytes: int
-
-
-@dataclass(frozen=True)
-class PlanItem:
-    """Changed fields of the session: plan, references, objects, warnings."""
-
-    fields: Mapping[str, str]
-    note: NoteEvent | None = None
-
-
-@dataclass(frozen=True)
-class EndItem:
-    """state None hands the session back to the queue, or, with `park`, to its client; otherwise it is final."""
-
-    state: SessionState | None
-    problem: Problem | None = None
-    park: bool = False
-
-
-@dataclass(frozen=True)
-class FlushItem:
-    """Archive all that is published, then set the event."""
-
-    done: asyncio.Event
-
-
-Item = MaskItem | SnapshotItem | PlanItem | EndItem | FlushItem
 
 
 class SessionWriter:
@@ -107,8 +53,7 @@ class SessionWriter:
         self._record = record
         self._size = (record.spec.video.height, record.spec.video.width)
         self._items: asyncio.Queue[Item] = asyncio.Queue()
-        self._unarchived: list[MaskEvent] = []
-        self._archived_at = time.monotonic()
+        self._archiver = Archiver(io, claim, record)
         self._end_taken = False
         io.begin(self._run)
 
@@ -127,7 +72,7 @@ class SessionWriter:
     async def _run(self) -> None:
         """Write until the end; afterwards take what still comes and drop it."""
         try:
-            await self._load_unarchived()
+            await self._archiver.load()
             ended = False
             while not ended:
                 items = await self._next_items()
@@ -169,7 +114,7 @@ class SessionWriter:
             await until_answered(lambda: queue.commit_plan(self._claim, first.fields, note=first.note))
         elif isinstance(first, FlushItem):
             try:
-                await self._archive()
+                await self._archiver.flush()
             finally:
                 first.done.set()
         else:
@@ -178,26 +123,12 @@ class SessionWriter:
             return True
         return False
 
-    async def _load_unarchived(self) -> None:
-        """Masks that an earlier owner published but did not archive; the stream still holds them."""
-        record = self._record
-        if record.archived_seq >= record.next_seq:
-            return
-        masks = self._io.services.masks
-        first, last = record.archived_seq, record.next_seq - 1
-        self._unarchived = await until_answered(lambda: masks.streamed(record.id, first, last))
-
     async def _publish(self, items: list[MaskItem]) -> None:
         events = [self._encode(item) for item in items]
         await until_answered(lambda: self._io.services.masks.publish(self._claim, events))
         if events[0].seq == 0:
             metrics.FIRST_MASK_SECONDS.observe(time.time() - items[0].created_at)
-        expected = self._unarchived[-1].seq + 1 if self._unarchived else self._record.archived_seq
-        self._unarchived += [event for event in events if event.seq >= expected]
-        settings = self._io.settings
-        waited_s = time.monotonic() - self._archived_at
-        if len(self._unarchived) >= settings.archive_every or waited_s >= settings.archive_interval_s:
-            await self._archive()
+        await self._archiver.add(events)
 
     def _encode(self, item: MaskItem) -> MaskEvent:
         found_by = item.prediction
@@ -217,26 +148,6 @@ class SessionWriter:
         )
         return MaskEvent(seq=item.seq, frame_index=item.frame_index, pts_s=item.pts_s, size=self._size, objects=objects)
 
-    async def _archive(self) -> None:
-        """Write and commit what is published but not archived."""
-        self._archived_at = time.monotonic()
-        if not self._unarchived:
-            return
-        claim, events, io = self._claim, self._unarchived, self._io
-        storage = io.services.storage
-        record = await asyncio.to_thread(write_archive, storage, claim.session_id, claim.epoch, events)
-        await until_answered(lambda: io.services.queue.commit_archive(claim, record))
-        self._record = self._record.model_copy(update={"archived_seq": record.last + 1})
-        self._unarchived = []
-        if self._record.spec.live:
-            await self._trim_archive()
-
-    async def _trim_archive(self) -> None:
-        """Live: delete archive files whose time is over."""
-        claim, services, before = self._claim, self._io.services, time.time() - self._record.spec.keep_s
-        for name in await until_answered(lambda: services.queue.trim_archive(claim, before)):
-            await asyncio.to_thread(services.storage.remove, claim.session_id, name)
-
     async def _commit_snapshot(self, item: SnapshotItem) -> None:
         """Write the file, name it in the hash, delete the one it replaces."""
         began = time.monotonic()
@@ -253,7 +164,7 @@ class SessionWriter:
 
     async def _end(self, item: EndItem) -> None:
         """Archive, then hand back or finish; tidy up behind it."""
-        await self._archive()
+        await self._archiver.flush()
         claim, queue = self._claim, self._io.services.queue
         state = item.state
         if state is None:

@@ -1,0 +1,87 @@
+"""What is known of frames apart from predictions: the client's references, and masks that were published before.
+
+How a prediction is laid over or under them. Belongs to one session; knows neither engine nor writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from engines.types import LabelMap, Prediction
+from service.plan import Segment
+from service.worker.earlier import EarlierMasks
+from service.worker.probabilities import Probabilities, small_probabilities
+from service.worker.references import ReferenceMap
+
+
+class KnownMasks:
+    """references: by frame; earlier: masks below the present segment, None in the first pass. The session sets both."""
+
+    def __init__(self) -> None:
+        self.references: Mapping[int, ReferenceMap] = {}
+        self.earlier: EarlierMasks | None = None
+
+    def anchor(self, segment: Segment) -> int:
+        """The frame whose masks a segment starts from: its first one where the client drew it, else the one before."""
+        first, step = segment.first_frame, segment.step
+        return first if first in self.references and step > 0 else first - step
+
+    def behind(self, segment: Segment) -> list[ReferenceMap]:
+        """References that lie behind a segment's first frame, in the order in which it would have met them."""
+        first, step = segment.first_frame, segment.step
+        frames = sorted((f for f in self.references if (f - first) * step < 0), reverse=step < 0)
+        return [self.references[frame_index] for frame_index in frames]
+
+    def at(self, frame_index: int) -> ReferenceMap | None:
+        """A frame as the client and earlier masks have it; None where neither shows an object."""
+        reference = self.references.get(frame_index)
+        earlier = self._earlier_map(frame_index)
+        label_map = earlier if reference is None else reference.over(earlier)
+        if label_map is None or not label_map.any():
+            return None
+        ids = _ids(label_map) | set(reference.object_ids if reference else ())
+        return ReferenceMap(frame_index, label_map, tuple(sorted(ids)))
+
+    def over(self, frame_index: int, prediction: Prediction | None) -> ReferenceMap | None:
+        """The client's pixels over the prediction, or else over earlier masks; None where the client drew none.
+
+        object_ids: those that the client annotates and those of earlier masks.
+        """
+        reference = self.references.get(frame_index)
+        if reference is None:
+            return None
+        predicted = None if prediction is None else prediction.label_map
+        ids = set(reference.object_ids)
+        if predicted is None:
+            predicted = self._earlier_map(frame_index)
+            ids |= set() if predicted is None else _ids(predicted)
+        return ReferenceMap(frame_index, reference.over(predicted), tuple(sorted(ids)))
+
+    def shown(self, known: ReferenceMap, prediction: Prediction | None) -> Prediction:
+        """What over() made as a prediction: certain of what the client has drawn."""
+        drawn = self.references[known.frame_index].object_ids
+        present = {int(i) for i in np.unique(known.label_map)}
+        scores = {} if prediction is None else prediction.scores
+        uncertainty = {} if prediction is None else prediction.uncertainty
+        return Prediction(
+            known.label_map,
+            scores | {i: float(i in present) for i in known.object_ids},
+            uncertainty | dict.fromkeys(drawn, 0.0),
+        )
+
+    def undrawn(self, frame_index: int, made: Prediction | None, touched: tuple[int, ...] | None) -> Probabilities:
+        """What the engine itself made of the objects that a segment computes and the client did not draw here."""
+        reference = self.references.get(frame_index)
+        drawn = () if reference is None else reference.object_ids
+        found = small_probabilities(made)
+        return {i: p for i, p in found.items() if i not in drawn and (touched is None or i in touched)}
+
+    def _earlier_map(self, frame_index: int) -> LabelMap | None:
+        """The newest published mask of a frame at frame size; None in the first pass."""
+        return None if self.earlier is None else self.earlier.label_map(frame_index)
+
+
+def _ids(label_map: LabelMap) -> set[int]:
+    return {int(i) for i in np.unique(label_map) if i}
