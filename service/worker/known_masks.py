@@ -23,16 +23,18 @@ class KnownMasks:
         self.references: Mapping[int, ReferenceMap] = {}
         self.earlier: EarlierMasks | None = None
 
-    def anchor(self, segment: Segment) -> int:
-        """The frame whose masks a segment starts from: its first one where the client drew it, else the one before."""
-        first, step = segment.first_frame, segment.step
-        return first if first in self.references and step > 0 else first - step
+    def before(self, segment: Segment) -> list[ReferenceMap]:
+        """What a fresh track memorizes before a segment's first frame: references behind it, then the frame next to it.
 
-    def behind(self, segment: Segment) -> list[ReferenceMap]:
-        """References that lie behind a segment's first frame, in the order in which it would have met them."""
+        In the order in which the segment would have met them. The last one is left out where the client drew the first
+        frame itself, which is memorized as the segment comes to it.
+        """
         first, step = segment.first_frame, segment.step
-        frames = sorted((f for f in self.references if (f - first) * step < 0), reverse=step < 0)
-        return [self.references[frame_index] for frame_index in frames]
+        anchor = first if first in self.references and step > 0 else first - step
+        behind = sorted((f for f in self.references if (f - first) * step < 0), reverse=step < 0)
+        known = [self.references[frame_index] for frame_index in behind if frame_index != anchor]
+        last = None if anchor == first else self.at(anchor)
+        return known if last is None else [*known, last]
 
     def at(self, frame_index: int) -> ReferenceMap | None:
         """A frame as the client and earlier masks have it; None where neither shows an object."""

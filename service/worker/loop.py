@@ -1,6 +1,6 @@
 """The worker's step loop: claim what fits, step all sessions together, hand masks on, snapshot, yield, drain.
 
-Who comes and goes is decided in admission.py, who is here stands in roster.py, stepper.py takes one step with all.
+Who comes and goes is decided in claims.py, who is here stands in roster.py, stepper.py takes one step with all.
 Sole owner of the device, and the only one who renews the worker's lease: by entering stages. Redis and storage are
 reached through the I/O thread; frames come from decode children.
 """
@@ -21,7 +21,7 @@ from service.queue import Control
 from service.schemas import ArchiveRecord, SessionState, WorkerRecord
 from service.settings import Settings
 from service.storage import Storage
-from service.worker.admission import Admission
+from service.worker.claims import Claims
 from service.worker.frames import DecodeLimits
 from service.worker.io import IoThread
 from service.worker.items import EndItem
@@ -66,7 +66,7 @@ class Worker:
         )
         self._engines = facts.engines
         self._lease = Lease(self._io, facts, self._roster.load, settings)
-        self._admission = Admission(facts, settings, pool, self._roster, self._lease, around)
+        self._claims = Claims(facts, settings, pool, self._roster, self._lease, around)
         self._stepper = Stepper(self._roster, self._lease)
         self._attended_at = float("-inf")
 
@@ -107,9 +107,9 @@ class Worker:
         self._roster.drop_ended_writers()
         self._drop_lost()
         self._take_orders()
-        self._admission.reconcile_if_due()
+        self._claims.reconcile_if_due()
         self._park_idle()
-        self._admission.admit(self._stopping)
+        self._claims.admit(self._stopping)
         sessions = self._roster.sessions
         metrics.SESSIONS_RUNNING.set(len(sessions))
         metrics.BANK_BYTES.set(sum(session.track.bank_bytes for session in sessions if session.track is not None))
@@ -157,7 +157,7 @@ class Worker:
                 self._roster.guard(session, session.take_snapshot)
 
     def _nothing_left(self) -> bool:
-        return not self._roster.arrivals and self._io.wait_for_writers(1.0) and not self._admission.others_wait()
+        return not self._roster.arrivals and self._io.wait_for_writers(1.0) and not self._claims.others_wait()
 
     def _drain(self) -> None:
         """Snapshot and hand back every session, then let the lease go."""

@@ -210,14 +210,8 @@ class RunningSession:
         """A fresh track: memorize every reference that lies behind, in order, then where all objects were last."""
         self.track = None
         self._enter(segment, self.plan[segment].first_seq)
-        anchor = self._known.anchor(self.segment)
-        for known in self._known.behind(self.segment):
-            if known.frame_index != anchor:
-                self._memorize(self._video.frame_at(known.frame_index).rgb, known)
-        # On the first frame itself, advance() memorizes it.
-        last = None if anchor == self.segment.first_frame else self._known.at(anchor)
-        if last is not None:
-            self._memorize(self._video.frame_at(anchor).rgb, last)
+        for known in self._known.before(self.segment):
+            self._memorize(self._video.frame_at(known.frame_index).rgb, known)
 
     def _next_segment(self) -> None:
         """The segment after this one; when the plan is through, what later references still ask for."""

@@ -34,7 +34,7 @@ _RECONCILE_S = 5.0
 _log = structlog.get_logger()
 
 
-class Admission:
+class Claims:
     """Fills the roster. facts: who the worker is, which engines it has, how much memory its sessions may take."""
 
     def __init__(
