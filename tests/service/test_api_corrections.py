@@ -50,9 +50,15 @@ def api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ap
 
 @pytest.fixture(scope="module")
 def completed(api: ApiServer, clip: bytes) -> tuple[str, list[dict[str, Any]]]:
-    """A session that has run through, and its masks."""
+    """A session that has run through and been put away, and its masks."""
     session_id = str(api.upload(clip, [mask_png((1,))]).json()["session_id"])
-    return session_id, stream(api, session_id)
+    masks = stream(api, session_id)
+    deadline = time.monotonic() + 30
+    file = api.settings.data_dir / "sessions" / session_id / "session.json"
+    while '"completed"' not in file.read_text():  # written again behind the message that ends the stream
+        assert time.monotonic() < deadline, file.read_text()
+        time.sleep(0.01)
+    return session_id, masks
 
 
 def stream(api: ApiServer, session_id: str, after: int = -1) -> list[dict[str, Any]]:
