@@ -32,6 +32,7 @@ _SCRIPTS = (
     "delete",
     "add_request",
     "adopt",
+    "archive_rest",
     "sweep",
     "rate",
     "live_connect",

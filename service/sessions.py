@@ -159,6 +159,12 @@ class SessionStore:
         reply = await self._scripts.call("adopt", [record.id, record.owner, len(names), *names, *fields])
         return text(reply) == "ok"
 
+    async def commit_rest(self, record: SessionRecord, archive: ArchiveRecord) -> bool:
+        """Name the file of an ended session's last masks; False when the session is not as `record` says any more."""
+        args = [record.id, record.epoch, archive.first, archive.last, archive.model_dump_json()]
+        reply = await self._scripts.call("archive_rest", [*args, redis_keys.FINISHED_MASKS_TTL_S])
+        return text(reply) == "ok"
+
     async def deleting(self) -> list[str]:
         """Forgotten sessions whose files may still be there."""
         return [text(session_id) for session_id in await self._redis.smembers(self._keys.deleting)]

@@ -104,7 +104,7 @@ def _lifespan(settings: Settings, storage: Storage | None) -> Callable[[FastAPI]
         app.state.services = services
         app.state.sockets = set()
         app.state.pngs = MaskPngs()
-        cleaner = Janitor(services.store, services.live, services.storage, settings)
+        cleaner = Janitor(services.store, services.masks, services.live, services.storage, settings)
         janitor = asyncio.create_task(cleaner.run(), name="janitor")
         try:
             async with services.tailer.running():

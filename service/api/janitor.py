@@ -1,4 +1,4 @@
-"""Removes what nobody needs any more: expired sessions, and files that nothing names.
+"""Removes what nobody needs: expired sessions, and files that nothing names. Archives what failed sessions left.
 
 A session's own session.json says when it expires. Redis not knowing a session is no reason to delete its files.
 """
@@ -12,8 +12,10 @@ import anyio.to_thread
 import structlog
 from redis.exceptions import RedisError
 
+from service.last_masks import archive_rest
 from service.live_input import LiveInput
 from service.local_storage import LocalStorage
+from service.mask_stream import MaskStream, SequenceGap
 from service.metrics import ORPHANS_REMOVED, SESSIONS_EXPIRED
 from service.recovery import recovered
 from service.schemas import SessionRecord, SessionState
@@ -30,8 +32,11 @@ _log = structlog.get_logger("maskstream.janitor")
 class Janitor:
     """One pass looks at every session folder once."""
 
-    def __init__(self, store: SessionStore, live: LiveInput, storage: Storage, settings: Settings) -> None:
+    def __init__(
+        self, store: SessionStore, masks: MaskStream, live: LiveInput, storage: Storage, settings: Settings
+    ) -> None:
         self._store = store
+        self._masks = masks
         self._live = live
         self._storage = storage
         self._settings = settings
@@ -66,10 +71,21 @@ class Janitor:
             SESSIONS_EXPIRED.inc()
             _log.info("session expired", session=record.id)
             return
+        if record.state.final and record.archived_seq < record.next_seq:
+            await self._archive_rest(record.id)
+            return  # its files are not as `record` says any more
         if record.state is SessionState.IDLE and (record.last_frame_at or 0.0) < now - self._settings.live_gone_s:
             await self._live.end(record.id)
             _log.info("live session ends: its client has gone", session=record.id)
         await self._remove_unnamed(record, now)
+
+    async def _archive_rest(self, session_id: str) -> None:
+        """A failed session's last masks, if its storage takes them now."""
+        try:
+            if await archive_rest(session_id, self._store, self._masks, self._storage):
+                _log.info("archived the last masks of a failed session", session=session_id)
+        except (OSError, SequenceGap) as error:
+            _log.warning("the last masks of a failed session cannot be archived", session=session_id, error=str(error))
 
     async def _clean_unknown(self, session_id: str, now: float) -> None:
         """A folder that Redis does not know: an upload under way or broken off, or a session that Redis lost."""

@@ -24,6 +24,7 @@ from service.errors import DecodeFailed
 from service.media.reader import MediaLimits, VideoFrame, media_limits
 from service.settings import MIB, Settings
 from service.worker.decode import END, ERROR, FRAME, HEADER, OPEN, REPEATED
+from service.worker.silence import Silence
 
 _RESTARTS_PER_FRAME = 2
 
@@ -265,14 +266,24 @@ class FrameSource(ChildFrames):
         super().__init__(limits, start_frame, step)
         self._path = path
         self._max_side = max_side
+        self._asked_from = start_frame
+        self._silence = Silence()
+
+    def is_ready(self) -> bool:
+        """As promised. A child that is silent beyond its time is restarted, and at last DecodeFailed is raised."""
+        if super().is_ready():
+            self._silence.end()
+            return True
+        seeks = self._awaits_open or self._next_index == self._asked_from
+        limit_s = self._limits.seek_timeout_s if seeks else self._limits.frame_timeout_s
+        if times := self._silence.times_too_long(limit_s, self._next_index):
+            self._restart_or_fail(times, _ChildLost("it took too long"))
+        return False
 
     def _request(self) -> dict[str, Any]:
-        return {
-            "path": str(self._path.resolve()),
-            "start_frame": self._next_index,
-            "step": self._step,
-            "max_side": self._max_side,
-        }
+        self._asked_from = self._next_index
+        place = {"start_frame": self._next_index, "step": self._step, "max_side": self._max_side}
+        return {"path": str(self._path.resolve()), **place}
 
 
 def _readable(fd: int, timeout_s: float) -> bool:

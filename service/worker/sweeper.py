@@ -8,6 +8,8 @@ import random
 import structlog
 
 from service import metrics
+from service.last_masks import archive_rest
+from service.mask_stream import SequenceGap
 from service.queue import Swept
 from service.settings import Settings
 from service.startup import Services
@@ -24,6 +26,16 @@ async def sweep_for_ever(services: Services, settings: Settings, presence: Prese
         for one in await until_answered(lambda: _sweep(services, settings, presence)):
             metrics.SWEPT.labels(one.state).inc()
             _log.warning("worker died", worker=one.worker, session=one.session_id, state=one.state)
+            if one.state == "failed":
+                await _archive_rest(services, one.session_id)
+
+
+async def _archive_rest(services: Services, session_id: str) -> None:
+    """Masks of a poisoned session outlive Redis; what cannot be stored now, the janitor tries again."""
+    try:
+        await until_answered(lambda: archive_rest(session_id, services.sessions, services.masks, services.storage))
+    except (OSError, SequenceGap) as error:
+        _log.warning("the last masks of a failed session cannot be archived", session=session_id, error=str(error))
 
 
 async def _sweep(services: Services, settings: Settings, presence: Presence) -> list[Swept]:

@@ -135,7 +135,7 @@ async def test_image_sequences_keep_their_names(api: ApiServer, scene: Scene) ->
 @pytest.mark.anyio
 async def test_the_janitor_removes_old_exports(api: ApiServer, scene: Scene, session: str) -> None:
     api.http.get(f"{session}/masks?format=rle")
-    janitor = Janitor(scene.services.sessions, scene.services.live, scene.storage, scene.settings)
+    janitor = Janitor(scene.services.sessions, scene.services.masks, scene.services.live, scene.storage, scene.settings)
     await janitor.clean(time.time())
     assert len(exports(scene, session)) == 1
     await janitor.clean(time.time() + scene.settings.orphan_age_s + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import struct
 import time
 import zlib
@@ -43,6 +44,56 @@ def test_child_scales_starts_anywhere_and_reads_backwards(tmp_path: Path) -> Non
     with FrameSource(video, LIMITS, start_frame=20, step=-1, max_side=40) as source:
         assert (source.size, source.frame_size) == ((48, 80), (24, 40))
         assert indices(read_all(source)) == list(range(20, -1, -1))
+
+
+class SilentSource(FrameSource):
+    """Its child neither answers nor uses processor time, so that no limit of the kernel ends it."""
+
+    module = "tests.service.silent_child"
+
+
+def until_ready(source: FrameSource) -> None:
+    """Ask as the step loop does, which never waits for a decoder."""
+    deadline = time.monotonic() + 60.0
+    while not source.is_ready():
+        assert time.monotonic() < deadline, "asked for ever"
+        time.sleep(0.01)
+
+
+def test_a_child_that_stays_silent_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "v", 3)
+    limits = replace(LIMITS, seek_timeout_s=0.2)
+    with (
+        SilentSource(video, limits) as source,
+        pytest.raises(DecodeFailed, match="stopped at frame 0: it took too long") as failed,
+    ):
+        until_ready(source)
+    assert failed.value.frame_index == 0
+
+
+def test_a_child_that_falls_silent_is_replaced(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "v", 12, size=(240, 400))  # too large for many to lie in the pipe
+    shown = []
+    with FrameSource(video, replace(LIMITS, frame_timeout_s=0.5)) as source:
+        for _ in range(4):
+            until_ready(source)
+            frame = source.next_frame()
+            assert frame is not None
+            shown.append(index_of(frame.rgb))
+        child = source._child
+        assert child is not None
+        child.send_signal(signal.SIGSTOP)
+        while True:
+            until_ready(source)
+            try:
+                frame = source.next_frame()
+            except DecodeFailed:
+                raise AssertionError(f"given up after {shown}") from None
+            if frame is None:
+                break
+            shown.append(index_of(frame.rgb))
+        assert child.poll() is not None, "the silent one is not left behind"
+    assert shown == list(range(12))
 
 
 def test_killed_child_is_replaced_at_the_same_frame(tmp_path: Path) -> None:

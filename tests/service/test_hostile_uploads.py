@@ -13,6 +13,7 @@ import pytest
 from service.api.janitor import Janitor
 from service.live_input import LiveInput
 from service.local_storage import LocalStorage
+from service.mask_stream import MaskStream
 from service.redis_keys import Keys, new_session_id
 from service.schemas import SessionState
 from service.sessions import SessionStore
@@ -102,7 +103,9 @@ async def test_janitor_removes_what_is_due_and_nothing_else(
     with running_api(settings) as api:
         made = [api.upload(clip, [mask_png()]).json()["session_id"] for _ in range(3)]
     storage = LocalStorage(settings.data_dir)
-    janitor = Janitor(store, LiveInput(store._redis, store._keys), storage, settings)
+    janitor = Janitor(
+        store, MaskStream(store._redis, store._keys, storage), LiveInput(store._redis, store._keys), storage, settings
+    )
     forgotten_by_redis, expired, waiting = made
     now = time.time()
     await store.cancel(expired, expires_at=now - 1)

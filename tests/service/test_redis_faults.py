@@ -57,7 +57,9 @@ async def test_a_flush_fails_sessions_cleanly_and_deletes_nothing(tmp_path: Path
             after = await scene.submit(5)
             assert (await scene.finished(after)).state is SessionState.COMPLETED, "the worker goes on with others"
             assert worker.is_alive()
-            await Janitor(store, scene.services.live, scene.storage, scene.settings).clean(time.time() + 120)
+            await Janitor(store, scene.services.masks, scene.services.live, scene.storage, scene.settings).clean(
+                time.time() + 120
+            )
             assert await scene.masks(done) == expected
             record = await scene.record(lost)
             assert record.state is SessionState.FAILED

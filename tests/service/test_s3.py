@@ -209,7 +209,7 @@ async def test_the_janitor_removes_what_has_expired(settings: Settings, storage:
             sent = api.upload(scene.clip(3, 0), [reference_png()]).json()
         scene.run_here()
         record = await scene.record(sent["session_id"])
-        janitor = Janitor(scene.services.sessions, scene.services.live, storage, settings)
+        janitor = Janitor(scene.services.sessions, scene.services.masks, scene.services.live, storage, settings)
         await janitor.clean(time.time())
         assert "session.json" in {file.name for file in storage.list(record.id)}
         await janitor.clean((record.expires_at or 0.0) + 1)
