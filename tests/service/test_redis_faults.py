@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
+from redis.asyncio import Redis
 
 from service.api.janitor import Janitor
 from service.embedded import EmbeddedRedis
+from service.redis_client import Scripts
+from service.redis_keys import Keys
 from service.schemas import SessionState
+from service.worker.retry import until_answered
 from tests.service.scene import make_scene
 
 pytestmark = pytest.mark.anyio
@@ -39,6 +44,24 @@ async def test_a_restart_of_redis_loses_nothing(tmp_path: Path) -> None:
         scene.close()
         await scene.services.redis.aclose()
         server.stop()
+
+
+async def test_a_restart_between_the_scripts_and_their_pipeline_is_survived(redis: Redis, keys: Keys) -> None:
+    """The client loads a pipeline's scripts in a trip of its own; a server that restarts behind it knows none."""
+    scripts = Scripts(redis, keys)
+    answers: list[Any] = []
+
+    async def take_a_token() -> None:
+        pipeline = redis.pipeline(transaction=False)
+        await scripts.call("rate", [1, 5], keys=[keys.rate("someone")], pipeline=pipeline)
+        if not answers:
+            answers.append("none: the server has restarted")
+            pipeline.scripts.clear()  # they are loaded, the client thinks
+            await redis.script_flush()
+        answers.extend(await pipeline.execute())
+
+    await until_answered(take_a_token)
+    assert answers[1:] == [b"0"]
 
 
 async def test_a_flush_fails_sessions_cleanly_and_deletes_nothing(tmp_path: Path) -> None:
