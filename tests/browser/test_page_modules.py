@@ -162,3 +162,35 @@ def test_mask_files_keep_their_ids(page: Any, indexed: bool) -> None:
 @pytest.mark.parametrize(("seconds", "words"), [(7.4, "7 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")])
 def test_spans_are_spelled_for_people(page: Any, seconds: float, words: str) -> None:
     assert page.evaluate("async (s) => (await import('/js/spelling.js')).spell(s)", seconds) == words
+
+
+PLAYED = """async ([wishes, failing]) => {
+    const {Player} = await import("/js/player.js");
+    const video = document.createElement("video"), asked = [], shown = [];
+    const still = new EventTarget();
+    let failures = failing;
+    Object.defineProperty(still, "src", {set: (address) => {
+        asked.push(address);
+        setTimeout(() => still.dispatchEvent(new Event(failures-- > 0 ? "error" : "load")));
+    }});
+    const player = new Player(video, still, (index) => shown.push(index), () => {});
+    player.useStills = true;
+    player.stillUrl = (index) => `still-${index}`;
+    for (const wish of wishes) player.show(wish);
+    const last = wishes.at(-1);
+    for (let n = 0; shown.at(-1) !== last && n < 100; n++) await new Promise((done) => setTimeout(done, 50));
+    return [asked, shown];
+}"""
+
+
+def test_a_picture_that_is_refused_is_asked_for_again(page: Any) -> None:
+    assert page.evaluate(PLAYED, [[5], 0]) == [["still-5"], [5]]
+    assert page.evaluate(PLAYED, [[5], 1]) == [["still-5", "still-5"], [5]]
+
+
+def test_a_picture_that_never_comes_does_not_hold_the_page_up(page: Any) -> None:
+    assert page.evaluate(PLAYED, [[5], 9]) == [["still-5", "still-5"], [5]]
+
+
+def test_after_a_refusal_only_the_newest_wish_is_asked_for(page: Any) -> None:
+    assert page.evaluate(PLAYED, [[5, 6, 7], 1]) == [["still-5", "still-7"], [7]]

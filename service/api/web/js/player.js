@@ -2,6 +2,7 @@
 
 const READY_TIMEOUT_MS = 8000;
 const USUAL_FPS = 25;
+const ASK_AGAIN_MS = 1000;
 
 export class Player {
   /** video, still: the elements. moved(frameIndex): a frame is on screen. changed(): began or ceased to play. */
@@ -16,10 +17,11 @@ export class Player {
     this.stillUrl = null;
     this.useStills = false;
     this.wanted = null;
+    this.failed = null; // the frame whose picture did not come
     video.addEventListener("seeked", () => this.settled());
     video.addEventListener("ended", () => this.pause());
     still.addEventListener("load", () => this.settled());
-    still.addEventListener("error", () => this.settled());
+    still.addEventListener("error", () => this.stillFailed());
   }
 
   /**
@@ -103,6 +105,16 @@ export class Player {
     else if (this.useStills) this.still.src = this.stillUrl(frameIndex);
     // Half a frame into it: the start of a frame may fall to its neighbour by rounding.
     else this.video.currentTime = Math.min(this.timeOf(frameIndex) + 0.5 / this.fps, Math.max(0, this.duration - 0.001));
+  }
+
+  /** A server with much to do refuses pictures for a moment: ask once more, then go on without this one. */
+  stillFailed() {
+    if (this.wanted === null || this.failed === this.loading) {
+      this.settled();
+      return;
+    }
+    this.failed = this.loading;
+    setTimeout(() => this.wanted !== null && this.load(this.wanted), ASK_AGAIN_MS);
   }
 
   settled() {
