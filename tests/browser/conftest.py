@@ -74,9 +74,9 @@ def api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ap
             worker.wait(30)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """One browser for all tests."""
+    """One browser for a file's tests: Playwright's event loop in this thread must be over when other tests want one."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -85,9 +85,9 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def desktop(chromium: Any) -> Iterator[Any]:
-    """One profile for all tests on a desktop: the page's files are fetched once."""
+    """One profile for a file's tests on a desktop: the page's files are fetched once."""
     context = chromium.new_context(viewport={"width": 1280, "height": 860}, permissions=["camera"])
     yield context
     context.close()
