@@ -60,7 +60,7 @@ RUN pip install --no-cache-dir --no-deps -e .
 USER 10001
 VOLUME /data
 ENV MASKSTREAM_WORKER_METRICS_PORT=9100
-HEALTHCHECK --interval=30s --timeout=5s --start-period=120s --start-interval=3s \
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:9100/metrics', timeout=4)"]
 ENTRYPOINT ["maskstream"]
 CMD ["worker"]
@@ -71,7 +71,7 @@ RUN pip install --no-cache-dir --no-deps -e .
 USER 10001
 VOLUME /data
 ENV MASKSTREAM_WORKER_METRICS_PORT=9100
-HEALTHCHECK --interval=30s --timeout=5s --start-period=120s --start-interval=3s \
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:9100/metrics', timeout=4)"]
 ENTRYPOINT ["maskstream"]
 CMD ["worker"]
