@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
 from typing import get_args
 
-import anyio.to_thread
-from engines.catalog import CATALOG
 from fastapi import APIRouter, Request
 
+from service.api.added_references import parse_added, read_added, store_files
 from service.api.documents import SessionOut, describe
-from service.api.reference_reader import ReadReferences, References
-from service.api.references import Intake, parse
+from service.api.references import Intake
 from service.api.services import Services
 from service.api.sessions import OwnerDep, ServicesDep, find, refusals
 from service.api.upload import Form, FormReader
@@ -53,10 +50,11 @@ async def add_references(request: Request, services: ServicesDep, owner: OwnerDe
         raise Conflict("references of a live session come with its frames: send them in a `frame` message on /live")
     reader = FormReader(request.headers.get("content-type", ""), services.settings, None)
     form = await reader.read(request.stream())
-    correction = _understand(form, record, services.settings.max_references)
-    read = await _read(services, record, correction)
-    for name, data in read.files.items():
-        await anyio.to_thread.run_sync(services.storage.write, record.id, name, data)
+    correction = _understand(services, form, record)
+    read = await read_added(services, record, correction.intake)
+    if correction.direction is not None:
+        read = read.followed(correction.direction)
+    await store_files(services, record.id, read)
     known = {item.object_id for item in record.objects}
     added = ReferenceRequest(
         references=read.references, objects=tuple(item for item in read.objects if item.object_id not in known)
@@ -65,15 +63,14 @@ async def add_references(request: Request, services: ServicesDep, owner: OwnerDe
     return describe(await find(services, owner, session_id), notes=read.notes)
 
 
-def _understand(form: Form, record: SessionRecord, max_references: int) -> _Correction:
+def _understand(services: Services, form: Form, record: SessionRecord) -> _Correction:
     """The form without its own two fields, as the upload's parser reads it. Raises InvalidInput."""
     direction = form.one("direction")
     if direction is not None and direction not in get_args(Direction):
         raise InvalidInput(f"direction is forward, backward or both, not {direction[:40]!r}", field="direction")
     frame_index = _frame_index(form.one("frame_index"))
     rest = Form([part for part in form.parts if part.name not in _CORRECTION_FIELDS])
-    room = max_references - len(record.references)
-    intake = parse(rest, CATALOG[record.spec.engine], mask_frame=frame_index, max_references=room)
+    intake = parse_added(services, record, rest, frame_index)
     if intake.auto is not None:
         raise InvalidInput("no reference was sent: add a mask, box, point, text or `references`")
     _check_frames(record, [entry.frame_index for entry in intake.entries] + ([frame_index] if intake.masks else []))
@@ -98,23 +95,6 @@ def _check_frames(record: SessionRecord, frames: list[int]) -> None:
     for frame_index in frames:
         if frame_index < record.spec.start_frame or (end is not None and frame_index >= end):
             raise InvalidInput(f"frame {frame_index} is outside the frames that are segmented", field="frame_index")
-
-
-async def _read(services: Services, record: SessionRecord, correction: _Correction) -> ReadReferences:
-    """Masks decoded and checked; file names that no other request can have taken."""
-    video = record.spec.video
-    most = services.settings.max_objects
-    reader = References(
-        correction.intake, (video.height, video.width), max_objects=most, first_file=secrets.randbits(48)
-    )
-    read = await anyio.to_thread.run_sync(reader.read)
-    objects = {item.object_id for item in (*record.objects, *read.objects)}
-    if len(objects) > most:
-        raise InvalidInput(f"the session would have {len(objects)} objects; at most {most} are allowed")
-    if correction.direction is None:
-        return read
-    turned = tuple(item.model_copy(update={"direction": correction.direction}) for item in read.references)
-    return ReadReferences(turned, read.objects, read.files, read.notes)
 
 
 async def _send(services: Services, record: SessionRecord, request: ReferenceRequest) -> None:

@@ -15,6 +15,7 @@ import anyio
 import anyio.to_thread
 
 from service.admission import device_bytes
+from service.api.added_references import store_files
 from service.api.budgets import require_budget
 from service.api.options import Options, read_options
 from service.api.reference_reader import ReadReferences, References
@@ -132,8 +133,7 @@ async def _draft(
     read = await anyio.to_thread.run_sync(reader.read)
     seen = scaled_size((video.height, video.width), options.max_side)
     require_budget(options.engine, options.memory, seen, len(read.objects))
-    for name, data in read.files.items():
-        await anyio.to_thread.run_sync(services.storage.write, session_id, name, data)
+    await store_files(services, session_id, read)
     now = time.time()
     spec = SessionSpec(
         engine=options.engine.name,

@@ -5,21 +5,18 @@ Nothing is stored before the first frame: only it tells the size that references
 
 from __future__ import annotations
 
-import secrets
 import time
 from dataclasses import dataclass
 from typing import Any
 
-import anyio.to_thread
-from engines.catalog import CATALOG
-
 from service.admission import device_bytes
+from service.api.added_references import parse_added, read_added, read_apart, store_files
 from service.api.budgets import require_budget
 from service.api.intake import check_fit, check_room, new_folder, write_down
 from service.api.live_messages import Open, form_of
 from service.api.options import Options, read_options
-from service.api.reference_reader import ReadReferences, References
-from service.api.references import Intake, parse
+from service.api.reference_reader import ReadReferences
+from service.api.references import parse
 from service.api.services import Services
 from service.errors import InvalidInput
 from service.media.reader import check_size, media_limits, scaled_size
@@ -62,8 +59,7 @@ def read_opening(services: Services, owner: str, session_id: str, message: Open)
 
 def as_requested(read: ReadReferences) -> ReferenceRequest:
     """References that come with a frame are followed forwards: there is nothing behind it."""
-    turned = tuple(item.model_copy(update={"direction": "forward"}) for item in read.references)
-    return ReferenceRequest(references=turned, objects=read.objects)
+    return ReferenceRequest(references=read.followed("forward").references, objects=read.objects)
 
 
 async def make_session(
@@ -80,12 +76,12 @@ async def make_session(
     form = form_of(opening.fields | fields, 0)
     settings, engine = services.settings, opening.options.engine
     intake = parse(form, engine, mask_frame=0, max_references=settings.max_references)
-    read = await _read(intake, size, min(settings.max_objects, engine.max_objects))
+    read = await read_apart(intake, size, min(settings.max_objects, engine.max_objects))
     require_budget(engine, opening.options.memory, scaled_size(size, opening.options.max_side), len(read.objects))
     record = _record(opening, size, read, intake.warnings, services.settings.session_ttl_s)
     await check_fit(services, record.spec)
     async with new_folder(services.storage, opening.session_id) as (_, keep):
-        await _store(services, record.id, read)
+        await store_files(services, record.id, read)
         await write_down(services, record, read, form, None)
         keep()
     return as_requested(read)
@@ -97,17 +93,11 @@ async def read_later(
     """References that came with a later frame, stored; None for none. Raises as make_session() does."""
     if not fields:
         return None
-    room = services.settings.max_references - len(record.references)
-    engine = CATALOG[record.spec.engine]
-    intake = parse(form_of(fields, frame_index), engine, mask_frame=frame_index, max_references=room)
+    intake = parse_added(services, record, form_of(fields, frame_index), frame_index)
     if intake.auto is not None:
         raise InvalidInput(f"frame: {', '.join(sorted(fields))[:200]} hold no reference")
-    most = min(services.settings.max_objects, engine.max_objects)
-    read = await _read(intake, (record.spec.video.height, record.spec.video.width), most)
-    objects = {item.object_id for item in (*record.objects, *read.objects)}
-    if len(objects) > most:
-        raise InvalidInput(f"the session would have {len(objects)} objects; at most {most} are allowed")
-    await _store(services, record.id, read)
+    read = await read_added(services, record, intake)
+    await store_files(services, record.id, read)
     return as_requested(read)
 
 
@@ -118,16 +108,6 @@ def check_frame(size: tuple[int, int], expected: tuple[int, int] | None) -> None
             f"this frame is {size[0]}x{size[1]} (height x width), the session's first was {expected[0]}x{expected[1]}; "
             "scale it, or open a new session"
         )
-
-
-async def _read(intake: Intake, size: tuple[int, int], max_objects: int) -> ReadReferences:
-    reader = References(intake, size, max_objects=max_objects, first_file=secrets.randbits(48))
-    return await anyio.to_thread.run_sync(reader.read)
-
-
-async def _store(services: Services, session_id: str, read: ReadReferences) -> None:
-    for name, data in read.files.items():
-        await anyio.to_thread.run_sync(services.storage.write, session_id, name, data)
 
 
 def _record(

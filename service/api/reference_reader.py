@@ -6,7 +6,7 @@ The second step after `references.parse`. Knows no storage: it gives back what t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,11 @@ class ReadReferences:
     objects: tuple[ObjectInfo, ...]
     files: dict[str, bytes]
     notes: tuple[str, ...]
+
+    def followed(self, direction: Direction) -> ReadReferences:
+        """The same, all followed in this direction."""
+        turned = tuple(item.model_copy(update={"direction": direction}) for item in self.references)
+        return replace(self, references=turned)
 
 
 class References:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import anyio.to_thread
 from fastapi import APIRouter, Query
@@ -20,6 +20,7 @@ from service.api.services import Services
 from service.api.sessions import OwnerDep, ServicesDep, find, refusals
 from service.archive import read_archive
 from service.errors import Conflict, NotFound, Unavailable
+from service.export_formats import SUFFIXES, ExportFormat
 from service.exports import (
     ExportInfo,
     Masks,
@@ -38,30 +39,6 @@ from service.schemas import MaskEvent, SessionRecord, SessionState, without_drop
 from service.sessions import progress
 
 router = APIRouter(tags=["results"])
-ExportFormat = Literal[
-    "png",
-    "png-binary",
-    "rle",
-    "coco",
-    "youtube-vis",
-    "label-studio",
-    "cvat",
-    "overlay",
-    "matte",
-    "probability",
-]
-_SUFFIX: dict[ExportFormat, str] = {
-    "png": "zip",
-    "png-binary": "zip",
-    "rle": "jsonl",
-    "coco": "json",
-    "youtube-vis": "json",
-    "label-studio": "json",
-    "cvat": "xml",
-    "overlay": "mp4",
-    "matte": "mp4",
-    "probability": "zip",
-}
 _MEDIA = {
     "zip": "application/zip",
     "jsonl": "application/x-ndjson",
@@ -200,7 +177,7 @@ async def get_masks(
         raise Conflict("this session kept no probabilities; upload the video again with probability=true")
     reader = MaskReader(services, record)
     await reader.load()
-    suffix = _SUFFIX[format]
+    suffix = SUFFIXES[format]
     headers = {"Content-Disposition": f'attachment; filename="{session_id}-{format}.{suffix}"'}
     asked = _Asked(format, record, reader.masks, str(request.base_url))
     if complete and await has_room(services):
@@ -215,7 +192,7 @@ router.add_api_route("/sessions/{session_id}/masks", get_masks, methods=["HEAD"]
 
 async def _kept(services: Services, asked: _Asked, request: Request, headers: dict[str, str]) -> Response:
     """A file from storage; while it is being made, all of it as it grows, or the end of the making for a range."""
-    suffix = _SUFFIX[asked.format]
+    suffix = SUFFIXES[asked.format]
     key = ExportKey(asked.record.id, asked.format, asked.record.next_seq + asked.record.revision, suffix)
     file = await services.exports.find(key)
     if file is None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from service.export_formats import SUFFIXES
+
 if TYPE_CHECKING:
     from service.client import Client, SessionInfo
 
@@ -22,19 +24,9 @@ Url = Annotated[str, typer.Option("--url", envvar="MASKSTREAM_URL", help="Addres
 Key = Annotated[str | None, typer.Option("--key", envvar="MASKSTREAM_API_KEY", help="API key, if the server has keys.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 SessionId = Annotated[str, typer.Argument(help="Session id, as submit printed it.")]
-FORMATS = {
-    "png": "zip",
-    "png-binary": "zip",
-    "rle": "jsonl",
-    "coco": "json",
-    "youtube-vis": "json",
-    "label-studio": "json",
-    "cvat": "xml",
-    "overlay": "mp4",
-    "matte": "mp4",
-    "probability": "zip",
-}
-"""What a result can be had as, and how such files end."""
+Texts = Annotated[list[str] | None, typer.Option("--text", help="Describe an object.")]
+Boxes = Annotated[list[str] | None, typer.Option("--box", help="x,y,width,height around an object.")]
+Points = Annotated[list[str] | None, typer.Option("--point", help="x,y on an object.")]
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
@@ -47,9 +39,9 @@ def register(app: typer.Typer) -> None:
 def submit(
     video: Annotated[Path, typer.Argument(exists=True, help="Video file, or folder of numbered images.")],
     mask: Annotated[list[Path] | None, typer.Option("--mask", exists=True, help="First-frame mask PNG.")] = None,
-    text: Annotated[list[str] | None, typer.Option("--text", help="Describe an object.")] = None,
-    box: Annotated[list[str] | None, typer.Option("--box", help="x,y,width,height around an object.")] = None,
-    point: Annotated[list[str] | None, typer.Option("--point", help="x,y on an object.")] = None,
+    text: Texts = None,
+    box: Boxes = None,
+    point: Points = None,
     engine: Annotated[str | None, typer.Option("--engine", help="Engine; the server's default if left out.")] = None,
     memory: Annotated[str | None, typer.Option("--memory", help="adaptive, window, every_k, or JSON.")] = None,
     max_side: Annotated[int | None, typer.Option("--max-side", help="Segment at this longer side at most.")] = None,
@@ -82,9 +74,9 @@ def correct(
     session_id: SessionId,
     frame: Annotated[int, typer.Option("--frame", min=0, help="Frame that the references belong to.")],
     mask: Annotated[list[Path] | None, typer.Option("--mask", exists=True, help="Mask PNG of that frame.")] = None,
-    text: Annotated[list[str] | None, typer.Option("--text", help="Describe an object.")] = None,
-    box: Annotated[list[str] | None, typer.Option("--box", help="x,y,width,height around an object.")] = None,
-    point: Annotated[list[str] | None, typer.Option("--point", help="x,y on an object.")] = None,
+    text: Texts = None,
+    box: Boxes = None,
+    point: Points = None,
     direction: Annotated[str, typer.Option("--direction", help="forward, backward or both.")] = "both",
     url: Url = DEFAULT_URL,
     key: Key = None,
@@ -103,15 +95,15 @@ def download(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File or folder to write; default: ID-FORMAT.SUFFIX here.")
     ] = None,
-    format: Annotated[str, typer.Option("--format", help=f"One of: {', '.join(FORMATS)}.")] = "png",
+    format: Annotated[str, typer.Option("--format", help=f"One of: {', '.join(SUFFIXES)}.")] = "png",
     partial: Annotated[bool, typer.Option("--partial", help="Take what is there of an unfinished session.")] = False,
     url: Url = DEFAULT_URL,
     key: Key = None,
 ) -> None:
     """Save a session's result as a file; goes on where a lost connection broke it off."""
-    if format not in FORMATS:
-        raise typer.BadParameter(f"{format!r} is none of {', '.join(FORMATS)}", param_hint="--format")
-    name = f"{session_id}-{format}.{FORMATS[format]}"
+    if format not in SUFFIXES:
+        raise typer.BadParameter(f"{format!r} is none of {', '.join(SUFFIXES)}", param_hint="--format")
+    name = f"{session_id}-{format}.{SUFFIXES[format]}"
     target = Path(name) if output is None else output / name if output.is_dir() else output
     with _client(url, key) as client:
         typer.echo(str(client.download(session_id, target, format=format, partial=partial)))

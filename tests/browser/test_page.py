@@ -281,7 +281,7 @@ def test_the_sample_clip_needs_one_more_click(page: Any, api: ApiServer) -> None
 
 
 def test_all_formats_are_offered(page: Any) -> None:
-    from service.api.results import ExportFormat
+    from service.export_formats import ExportFormat
 
     offered = page.evaluate("import('/js/downloads.js').then(({FORMATS}) => FORMATS.map(([format]) => format))")
     assert sorted(offered) == sorted(get_args(ExportFormat))

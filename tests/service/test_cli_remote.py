@@ -13,9 +13,8 @@ from typing import get_args
 import pytest
 from typer.testing import CliRunner
 
-from service.api.results import ExportFormat
 from service.cli import app
-from service.cli.remote import FORMATS
+from service.export_formats import SUFFIXES, ExportFormat
 from tests.service.api_server import ApiServer, running_api
 from tests.service.scene import Scene, reference_png
 
@@ -84,5 +83,5 @@ async def test_exit_codes_say_what_went_wrong(api: ApiServer, scene: Scene, fold
     assert cancelled.exit_code == 1 and "cancelled" in cancelled.output
 
 
-def test_the_command_knows_every_format_of_the_server() -> None:
-    assert set(FORMATS) == set(get_args(ExportFormat))
+def test_every_format_has_a_suffix() -> None:
+    assert set(SUFFIXES) == set(get_args(ExportFormat))
