@@ -17,12 +17,22 @@ from engines.aot.model import AotNet, EncodedFrame, join_memory, reader_of
 from engines.aot.propagation import LayerMemory
 from engines.training.clips import ClipBatch
 from engines.training.depthwise import quicken_depthwise
-from engines.training.losses import balanced_cross_entropy, hard_cross_entropy, matching_loss, soft_jaccard
+from engines.training.losses import (
+    balanced_cross_entropy,
+    hard_cross_entropy,
+    matching_loss,
+    soft_jaccard,
+    transport_loss,
+)
 from engines.training.recipe import Recipe
 from engines.transforms import normalise
 from engines.types import IGNORE_LABEL
 
+PARTS = ("mask", "reference", "matching", "transport", "identity")
 _UNUSED = -1e4
+_SELDOM = 100
+"""From this gap on, a served memory is next to only the references, and so is a training clip's."""
+
 _LOSS_STRIDE = 2
 _LOGIT_STRIDE = 4
 
@@ -32,8 +42,9 @@ class AotLossConfig:
     """Weights and shares at one point of the schedule.
 
     hard_share: share of pixels in the cross entropy. own_masks: chance that a clip's memory holds predicted masks.
-    memorize: chance that a frame joins the long-term memory. reference, matching, identity: weights of the auxiliary
-    losses; identity asks for the right slot among all ten, not only among those that the clip uses.
+    memorize: chance that a frame joins the long-term memory. reference, matching, transport, identity: weights of the
+    auxiliary losses. matching and transport teach the affinity itself: to find the same point again, and to carry the
+    true labels onto the true labels; identity asks for the right slot among all ten, not only among those in use.
     """
 
     hard_share: float
@@ -41,6 +52,7 @@ class AotLossConfig:
     memorize: float = 0.5
     reference: float = 0.0
     matching: float = 0.0
+    transport: float = 0.0
     identity: float = 0.0
 
 
@@ -54,6 +66,8 @@ class AotLearner:
     def loss(self, batch: ClipBatch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Loss of one batch at a step of the recipe's schedule."""
         config = loss_schedule(self._recipe.progress_at(step), published=self._recipe.preset == "published")
+        if self._recipe.memorize_every > _SELDOM:
+            config = replace(config, memorize=min(config.memorize, 0.2))
         return clip_loss(self.net, batch, config, generator)
 
     def is_encoder(self, name: str) -> bool:
@@ -79,6 +93,7 @@ def loss_schedule(progress: float, *, published: bool) -> AotLossConfig:
         own_masks=min(1.0, max(0.0, (progress - 0.3) / 0.4)),
         reference=0.5 * max(0.0, 1 - progress / 0.5),
         matching=0.3 * max(0.0, 1 - progress / 0.6),
+        transport=max(0.2, 1 - progress),
         identity=max(0.25, 1 - progress),
     )
 
@@ -105,6 +120,14 @@ class ClipTargets:
         unknown = ids == IGNORE_LABEL
         slots = self.slots.gather(1, ids.masked_fill(unknown, 0).flatten(1)).view(ids.shape)
         return slots.masked_fill(unknown, IGNORE_LABEL)
+
+    def shares(self, t: int) -> Tensor:
+        """[B, N, K + 1] how much of each token of a frame shows each id."""
+        ids = torch.arange(self.used.shape[1], device=self.labels.device).view(-1, 1, 1)
+        shown = (self.labels[:, t, None] == ids).float()
+        aligned = shown.shape[-1] % STRIDE  # whether tokens lie on corners or in the middle of their pixels
+        pooled = F.avg_pool2d(shown, STRIDE + aligned, STRIDE, STRIDE // 2 * aligned, count_include_pad=False)
+        return pooled.flatten(2).transpose(1, 2)
 
     def in_use(self, logits: Tensor) -> Tensor:
         """[B, 11, h, w] logits by slot to [B, K + 1, h, w] by id; ids that the clip does not have cannot win."""
@@ -136,7 +159,7 @@ def clip_loss(
     step = net.reference_step(encoded[0], net.embed_ids(targets.one_hot(targets.labels[:, 0])))
     long_term: Sequence[LayerMemory] = step.memory or ()
     short_term = long_term
-    parts = dict.fromkeys(("mask", "reference", "matching", "identity"), torch.zeros(()))
+    parts = dict.fromkeys(PARTS, torch.zeros(()))
     if config.reference > 0 or config.identity > 0:
         logits = net.decode(step, encoded[0])
         parts["reference"] = mask_loss(logits, targets, 0, config.hard_share)
@@ -154,9 +177,9 @@ def clip_loss(
             short_term = net.remember(step, net.embed_ids(fed))
             if float(torch.rand((), generator=generator)) < config.memorize:
                 long_term = join_memory(long_term, short_term)
-    if config.matching > 0:
-        parts["matching"] = _matching(keys, batch.origin, net.config.heads)
-    weights = {"mask": 1.0, **{name: getattr(config, name) for name in ("reference", "matching", "identity")}}
+    if config.matching > 0 or config.transport > 0:
+        parts["matching"], parts["transport"] = _affinity_losses(keys, batch.origin, targets, net.config.heads)
+    weights = {"mask": 1.0, **{name: getattr(config, name) for name in PARTS[1:]}}
     loss = sum((parts[name] * weight for name, weight in weights.items()), torch.zeros(()))
     return loss, {name: float(part.detach()) for name, part in parts.items()}
 
@@ -198,13 +221,15 @@ def _fed_back(logits: Tensor, targets: ClipTargets, t: int, chance: float, gener
     return targets.one_hot(torch.where(own[:, None, None], found, truth))
 
 
-def _matching(keys: list[Tensor], origin: Tensor, heads: int) -> Tensor:
-    """Teach the affinity itself: each frame's keys against the first and the previous frame's."""
+def _affinity_losses(keys: list[Tensor], origin: Tensor, targets: ClipTargets, heads: int) -> tuple[Tensor, Tensor]:
+    """Matching and transport: each frame's keys against the first and the previous frame's."""
     scale = (keys[0].shape[-1] / heads) ** -0.5 / heads
-    total = keys[0].new_zeros(())
+    matching = transport = keys[0].new_zeros((), dtype=torch.float32)
     origin = origin.flatten(2, 3)  # [B, T, N, 3]
     pairs = sorted({(t, s) for t in range(1, len(keys)) for s in (0, t - 1)})
+    shares = [targets.shares(t) for t in range(len(keys))]
     for t, s in pairs:
         scores = keys[t] @ keys[s].transpose(1, 2) * scale
-        total = total + matching_loss(scores, origin[:, t], origin[:, s], radius_px=0.75 * STRIDE)
-    return total / len(pairs)
+        matching = matching + matching_loss(scores, origin[:, t], origin[:, s], radius_px=0.75 * STRIDE)
+        transport = transport + transport_loss(scores, shares[t], shares[s])
+    return matching / len(pairs), transport / len(pairs)

@@ -78,3 +78,16 @@ def matching_loss(scores: Tensor, query_origin: Tensor, key_origin: Tensor, *, r
     hit = torch.logsumexp(scores.masked_fill(~match, -1e4), dim=-1)
     loss = (torch.logsumexp(scores, dim=-1) - hit) * known
     return loss.sum() / known.sum().clamp_min(1)
+
+
+def transport_loss(scores: Tensor, truth: Tensor, carried: Tensor) -> Tensor:
+    """How badly true labels land on the true ones when the attention alone carries them; labels weigh the same.
+
+    scores: [B, N, M] attention logits. truth: [B, N, C], carried: [B, M, C]: share of each token that shows each label.
+    A label that a sample lacks on either side does not count.
+    """
+    landed = torch.softmax(scores.float(), dim=-1) @ carried.float()
+    amount = truth.sum(dim=1)
+    missed = -(landed.clamp_min(1e-4).log() * truth).sum(dim=1) / amount.clamp_min(1e-4)
+    counted = (amount > 0) & (carried.sum(dim=1) > 0)
+    return (missed * counted).sum() / counted.sum().clamp_min(1)

@@ -13,6 +13,7 @@ from engines.aot.recipes import recipe_for
 from engines.aot.training import AotLearner, AotLossConfig, assign_slots, clip_loss, loss_schedule
 from engines.training.clips import ClipConfig, ClipGenerator
 from engines.training.depthwise import quicken_depthwise
+from engines.types import IGNORE_LABEL
 from tests.unit.training import made_up_data
 
 
@@ -28,12 +29,25 @@ def test_slots_are_distinct_and_background_stays_first() -> None:
     assert torch.equal(targets.in_use(one_hot).argmax(dim=1), targets.labels[:, 0])
 
 
+@pytest.mark.parametrize("side", [33, 32])
+def test_shares_of_a_token(side: int) -> None:
+    labels = torch.zeros(1, 1, side, side, dtype=torch.uint8)
+    labels[..., 16:] = 1
+    labels[..., :8, 16:] = IGNORE_LABEL
+    shares = assign_slots(labels, torch.Generator().manual_seed(0)).shares(0)
+    grid = 3 if side == 33 else 2  # tokens on pixels 0, 16, 32, or in the middle of 0..15, 16..31
+    shares = shares.unflatten(1, (grid, grid))
+    assert shares.shape[-1] == 2
+    assert shares[0, -1, 0].tolist() == [1.0, 0.0] and shares[0, -1, -1].tolist() == [0.0, 1.0]
+    assert float(shares[0, 0, -1].sum()) == pytest.approx(1 / 9 if side == 33 else 0.5)
+
+
 @pytest.mark.parametrize("name", ["deaot-t", "aot-t"])
 def test_loss_falls_on_a_fixed_batch(name: str) -> None:
     torch.manual_seed(0)
     net = quicken_depthwise(AotNet(replace(VARIANTS[name], live_norm=True)))
     batch = ClipGenerator(made_up_data.pool(), ClipConfig(crop_px=49, frames=3, net_short_side=96)).batch(0, 2)
-    config = AotLossConfig(hard_share=1.0, own_masks=0.5, reference=0.5, matching=0.3, identity=1.0)
+    config = AotLossConfig(hard_share=1.0, own_masks=0.5, reference=0.5, matching=0.3, transport=0.5, identity=1.0)
     optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3)
     losses = []
     for _ in range(8):
@@ -42,7 +56,7 @@ def test_loss_falls_on_a_fixed_batch(name: str) -> None:
         loss.backward()
         optimiser.step()
         losses.append(float(loss.detach()))
-    assert set(parts) == {"mask", "reference", "matching", "identity"}
+    assert set(parts) == {"mask", "reference", "matching", "transport", "identity"}
     assert min(losses[-3:]) < 0.85 * losses[0]
 
 

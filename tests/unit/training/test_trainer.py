@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from engines.training.clips import ClipBatch, ClipConfig
 from engines.training.depthwise import QuickDepthwise, quicken_depthwise
 from engines.training.export import WeightsFacts, export_weights
 from engines.training.learners import recipe_for
-from engines.training.losses import hard_cross_entropy, matching_loss, soft_jaccard
+from engines.training.losses import hard_cross_entropy, matching_loss, soft_jaccard, transport_loss
 from engines.training.recipe import Phase, Recipe
 from engines.training.trainer import CHECKPOINT, RunLimits, train
 from tests.unit.training import made_up_data
@@ -138,6 +139,17 @@ def test_matching_loss_counts_attention_on_the_same_point_only() -> None:
     assert float(matching_loss(right, origin, origin, radius_px=10)) < 1e-4
     assert float(matching_loss(torch.zeros(1, 4, 4), origin, origin, radius_px=10)) == pytest.approx(1.3863, abs=1e-3)
     assert float(matching_loss(torch.zeros(1, 4, 4), -torch.ones(1, 4, 3), origin, radius_px=10)) == 0.0
+
+
+def test_transport_loss_asks_that_labels_land_on_labels() -> None:
+    shares = torch.tensor([[[1.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0]]])  # two tokens of background, two of object 1
+    to_another_token_of_the_same = 50.0 * torch.eye(4)[[1, 0, 3, 2]][None]
+    assert float(transport_loss(to_another_token_of_the_same, shares, shares)) < 1e-4
+    assert float(transport_loss(torch.zeros(1, 4, 4), shares, shares)) == pytest.approx(math.log(2))
+    crossed = 50.0 * torch.eye(4)[[2, 3, 0, 1]][None]
+    assert float(transport_loss(crossed, shares, shares)) == pytest.approx(-math.log(1e-4), rel=1e-4)
+    unseen = shares * torch.tensor([1.0, 0, 0])  # the carrying frame lacks the object: only background counts
+    assert float(transport_loss(torch.zeros(1, 4, 4), shares, unseen)) == pytest.approx(math.log(2))
 
 
 def test_export_is_half_precision_with_its_facts(tmp_path: Path) -> None:
