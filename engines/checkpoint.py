@@ -27,6 +27,9 @@ _log = logging.getLogger(__name__)
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+Weights = str | Path | Mapping[str, Tensor]
+"""What an engine is loaded from: a name that load_checkpoint() knows, the path of a file, or a state dict."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -49,7 +52,7 @@ class Checkpoint:
             raise WeightsError(f"{self.origin}: metadata {name!r} is {self.metadata[name]!r}, not a number") from None
 
 
-def load_checkpoint(weights: str | Path | Mapping[str, Tensor], name: str) -> Checkpoint:
+def load_checkpoint(weights: Weights, name: str) -> Checkpoint:
     """Read weights for the engine `name`.
 
     weights: "auto" (fetched published weights, else the starter), "starter", the path of a .safetensors or .pth file

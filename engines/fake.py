@@ -10,7 +10,6 @@ import hashlib
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor
 from engines.banks import FeatureBank, Tokens, bank_config, build_bank, restore_bank
 from engines.banks.budget import budget_tokens
 from engines.catalog import CATALOG
+from engines.checkpoint import Weights
 from engines.errors import FrameSizeChanged, NoReferenceFrame, StateMismatch, WeightsError
 from engines.protocols import EngineSpec
 from engines.track_state import join_states, part_of
@@ -172,7 +172,7 @@ class FakeEngine:
 def build(
     name: str,
     *,
-    weights: str | Path | Mapping[str, Tensor],
+    weights: Weights,
     device: torch.device,
     dtype: torch.dtype,
     deterministic: bool,

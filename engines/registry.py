@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor
 
 from engines.catalog import CATALOG
+from engines.checkpoint import Weights
 from engines.errors import UnknownEngine, UnsupportedReference
 from engines.protocols import Engine, Proposer
-
-Weights = str | Path | Mapping[str, Tensor]
 
 
 class Builder(Protocol):

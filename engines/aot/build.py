@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
 import torch
-from torch import Tensor
 
 from engines.aot.engine import PUBLISHED_ORDER, AotEngine
 from engines.aot.weights import channels_by_distance, load_network
 from engines.catalog import CATALOG
+from engines.checkpoint import Weights
 from engines.protocols import EngineSpec
 
 PUBLISHED_SHORT_SIDE = 480
@@ -21,7 +18,7 @@ _RECIPE = "recipe"
 def build(
     name: str,
     *,
-    weights: str | Path | Mapping[str, Tensor],
+    weights: Weights,
     device: torch.device,
     dtype: torch.dtype,
     deterministic: bool,

@@ -6,17 +6,15 @@ Published files: https://github.com/yoxu515/aot-benchmark (BSD-3-Clause), weight
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from engines.aot.config import VARIANTS
 from engines.aot.model import AotNet
-from engines.checkpoint import Checkpoint, Shapes, fit, load_checkpoint, shapes_of
+from engines.checkpoint import Checkpoint, Shapes, Weights, fit, load_checkpoint, shapes_of
 
 
-def load_network(name: str, weights: str | Path | Mapping[str, Tensor]) -> tuple[AotNet, Checkpoint]:
+def load_network(name: str, weights: Weights) -> tuple[AotNet, Checkpoint]:
     """The variant `name` with its weights, in evaluation mode, and where they came from. Raises WeightsError."""
     checkpoint = load_checkpoint(weights, name)
     net = AotNet(VARIANTS[name])

@@ -5,9 +5,8 @@ Source: FEELVOS, Voigtlaender et al. 2019; where this differs from the released 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from engines.banks import BankConfig
 from engines.catalog import CATALOG, TOKEN_OVERHEAD_BYTES
-from engines.checkpoint import fit
+from engines.checkpoint import Weights, fit
 from engines.errors import FrameSizeChanged, NoReferenceFrame
 from engines.feelvos.config import CONFIGS, FeelvosConfig
 from engines.feelvos.matching import global_matching, local_matching, to_distance
@@ -274,7 +273,7 @@ class FeelvosEngine:
 def build(
     name: str,
     *,
-    weights: str | Path | Mapping[str, Tensor],
+    weights: Weights,
     device: torch.device,
     dtype: torch.dtype,
     deterministic: bool,

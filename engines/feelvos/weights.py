@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engines.checkpoint import Checkpoint, load_checkpoint
+from engines.checkpoint import Checkpoint, Weights, load_checkpoint
 from engines.errors import WeightsError
 from engines.feelvos.config import FEELVOS
 from engines.feelvos.model import FeelvosNet
@@ -123,7 +123,7 @@ def load_published(path: Path) -> Checkpoint:
     return Checkpoint(read_published(path, network), open_bundle(path).sha256, str(path))
 
 
-def load_weights(weights: str | Path | Mapping[str, Tensor], name: str) -> Checkpoint:
+def load_weights(weights: Weights, name: str) -> Checkpoint:
     """All that load_checkpoint() takes, and TensorFlow's checkpoint as it is published. Raises WeightsError."""
     if isinstance(weights, str | Path) and weights != "starter" and is_bundle(Path(weights)):
         return load_published(Path(weights))

@@ -9,9 +9,8 @@ from typing import Protocol
 import torch
 
 from engines.catalog import CATALOG
-from engines.checkpoint import Checkpoint, load_checkpoint
+from engines.checkpoint import Checkpoint, Weights, load_checkpoint
 from engines.protocols import EngineSpec
-from engines.registry import Weights
 from engines.space_time.engine import SpaceTimeEngine, SpaceTimeSettings
 from engines.space_time.network import MemoryNetwork
 

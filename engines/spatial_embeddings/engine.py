@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engines.checkpoint import load_checkpoint
+from engines.checkpoint import Weights, load_checkpoint
 from engines.prompts.grabcut import GrabCutConfig, mask_from_region
 from engines.proposals.camera_motion import residual_motion
 from engines.proposals.ranking import drop_repeats, rank
 from engines.protocols import Proposal
-from engines.registry import Weights
 from engines.spatial_embeddings.clustering import Instance, cluster, embed_pixels
 from engines.spatial_embeddings.config import ClusterConfig
 from engines.spatial_embeddings.model import BranchedERFNet

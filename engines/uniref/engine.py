@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from engines.catalog import CATALOG
-from engines.checkpoint import load_checkpoint
+from engines.checkpoint import Weights, load_checkpoint
 from engines.errors import FrameSizeChanged, NoReferenceFrame, StateMismatch, UnsupportedReference
 from engines.protocols import EngineSpec, Grounding
 from engines.types import IGNORE_LABEL, Frame, LabelMap, MemoryPolicy, Prediction, Size, TrackState
@@ -273,7 +272,7 @@ PUBLISHED_SCALES = Scales(VIDEO_RESIZE, RIS_RESIZE, EXEMPLAR_RESIZE)
 def build(
     name: str,
     *,
-    weights: str | Path | Mapping[str, Tensor],
+    weights: Weights,
     device: torch.device,
     dtype: torch.dtype,
     deterministic: bool,
