@@ -13,6 +13,8 @@ from typing import Any
 
 from PIL import Image
 
+from tests.browser.hand import drag
+
 QUALITY = 80
 HALF_WAY = 24
 """Frame, counted from 1, at which the stream is pictured."""
@@ -51,15 +53,6 @@ def mark(page: Any) -> None:
     drag(page, (0.7, 0.24), (0.935, 0.52))
     page.keyboard.press("b")
     page.wait_for_timeout(300)
-
-
-def drag(page: Any, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """Draw over the picture, in shares of its size."""
-    box = page.locator("#marks").bounding_box()
-    page.mouse.move(box["x"] + box["width"] * start[0], box["y"] + box["height"] * start[1])
-    page.mouse.down()
-    page.mouse.move(box["x"] + box["width"] * end[0], box["y"] + box["height"] * end[1], steps=4)
-    page.mouse.up()
 
 
 def save(page: Any, path: Path) -> None:

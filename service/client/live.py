@@ -15,14 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit, urlunsplit
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from service.client.errors import ApiError, ClientError
-from service.client.wire import MaskFrame, MaskInput
+from service.client.wire import MaskFrame, MaskInput, png
 
 Picture = NDArray[np.uint8] | bytes
 Policy = Literal["all", "latest"]
@@ -52,13 +51,6 @@ class Encoded:
     pts_s: float
     image: Picture
     messages: tuple[str, bytes]
-
-
-def live_url(base_url: str) -> str:
-    """The WebSocket address of /live."""
-    parts = urlsplit(base_url)
-    scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
-    return urlunsplit((scheme, parts.netloc, f"{parts.path.rstrip('/')}/live", "", ""))
 
 
 class LiveTalk:
@@ -155,11 +147,10 @@ def encode(image: NDArray[np.uint8], quality: int | None) -> bytes:
     """[H, W, 3] uint8 RGB as JPEG, or as PNG where quality is None."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ClientError(f"a frame must be [H, W, 3] uint8 RGB, not {list(image.shape)} {image.dtype}")
-    out = io.BytesIO()
     if quality is None:
-        Image.fromarray(image).save(out, "PNG", compress_level=1)
-    else:
-        Image.fromarray(image).save(out, "JPEG", quality=quality)
+        return png(image)
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "JPEG", quality=quality)
     return out.getvalue()
 
 
@@ -177,9 +168,7 @@ def _references(masks: MaskInput | Sequence[MaskInput] | None, others: Mapping[s
 
 def _base64(mask: MaskInput) -> str:
     if isinstance(mask, np.ndarray):
-        out = io.BytesIO()
-        Image.fromarray(mask.astype(np.uint8)).save(out, "PNG", compress_level=1)
-        data = out.getvalue()
+        data = png(mask.astype(np.uint8))
     else:
         data = mask if isinstance(mask, bytes) else Path(mask).read_bytes()
     return base64.b64encode(data).decode()

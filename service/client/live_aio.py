@@ -10,10 +10,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from service.client import wire
-from service.client.live import END_MESSAGE, LiveFrame, LiveTalk, Picture, live_url
+from service.client.live import END_MESSAGE, LiveFrame, LiveTalk, Picture
 from service.client.refusals import refusals_as_errors
 from service.client.retry import Patience
-from service.client.wire import MaskFrame
+from service.client.wire import MaskFrame, live_url
 
 Frames = AsyncIterable[LiveFrame | Picture] | Iterable[LiveFrame | Picture]
 _NO_MORE = object()

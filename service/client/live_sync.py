@@ -11,10 +11,10 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from service.client import wire
-from service.client.live import END_MESSAGE, LiveFrame, LiveTalk, Picture, live_url
+from service.client.live import END_MESSAGE, LiveFrame, LiveTalk, Picture
 from service.client.refusals import refusals_as_errors
 from service.client.retry import Patience
-from service.client.wire import MaskFrame
+from service.client.wire import MaskFrame, live_url
 
 Frames = Iterable[LiveFrame | Picture]
 _ROOM_CHECK_S = 0.2

@@ -136,11 +136,18 @@ def problem_of(status: int, body: bytes) -> ApiError:
 
 def stream_url(base_url: str, session_id: str, after: int) -> str:
     """The WebSocket address of a session's stream, from the message after `after` on (-1: all)."""
+    return _socket_url(base_url, f"/sessions/{session_id}/stream", urlencode({"after": after}) if after >= 0 else "")
+
+
+def live_url(base_url: str) -> str:
+    """The WebSocket address of /live."""
+    return _socket_url(base_url, "/live")
+
+
+def _socket_url(base_url: str, path: str, query: str = "") -> str:
     parts = urlsplit(base_url)
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
-    query = urlencode({"after": after}) if after >= 0 else ""
-    path = f"{parts.path.rstrip('/')}/sessions/{session_id}/stream"
-    return urlunsplit((scheme, parts.netloc, path, query, ""))
+    return urlunsplit((scheme, parts.netloc, parts.path.rstrip("/") + path, query, ""))
 
 
 def auth_headers(api_key: str | None) -> dict[str, str]:
@@ -213,7 +220,7 @@ def _zip_frames(frames: Iterable[NDArray[np.uint8]]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for index, frame in enumerate(frames):
-            archive.writestr(f"{index:05d}.png", _png(frame))
+            archive.writestr(f"{index:05d}.png", png(frame))
     return buffer.getvalue()
 
 
@@ -222,10 +229,11 @@ def _mask_part(mask: MaskInput, index: int) -> tuple[str, IO[bytes] | bytes, str
         return (f"mask{index}.png", mask, "image/png")
     if isinstance(mask, str | Path):
         return (Path(mask).name, Path(mask).open("rb"), "image/png")
-    return (f"mask{index}.png", _png(mask.astype(np.uint8)), "image/png")
+    return (f"mask{index}.png", png(mask.astype(np.uint8)), "image/png")
 
 
-def _png(array: NDArray[np.uint8]) -> bytes:
+def png(array: NDArray[np.uint8]) -> bytes:
+    """A picture without loss, quickly rather than smallest."""
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
