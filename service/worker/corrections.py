@@ -57,40 +57,55 @@ class Revision:
 def revise(record: SessionRecord, request: ReferenceRequest, seq: int) -> Revision:
     """Take a request in, when the next mask to be made is `seq`.
 
-    A reference ahead of a forward run is taken as the run comes by. Any other opens segments: backwards to the touched
-    objects' previous reference, then forwards: to their next reference if the video is through, else to its end.
+    A reference ahead of a forward run is taken as the run comes by; what it asks for backwards follows the run, see
+    owed_backward(), as does one that is followed backwards alone, which must not change what lies ahead. Any other
+    opens segments: backwards to the touched objects' previous reference, then forwards: to their next reference if the
+    video is through, else to its end.
     """
     references = (*record.references, *request.references)
-    here = plans.locate(record.plan, seq)
+    running = plans.locate(record.plan, seq) is not None
     plan, from_frame = record.plan, None
     for reference in request.references:
-        if here is not None and _comes_by(record.plan, seq, reference):
+        if running and (reference.direction == "backward" or _comes_by(record.plan, seq, reference)):
             continue
         plan = _with_correction(record, plan, seq, reference)
         from_frame = reference.frame_index if from_frame is None else min(from_frame, reference.frame_index)
+    if running and plans.total(plan) is not None:
+        revision = max(segment.revision for segment in plan) + 1
+        late = (reference for reference in request.references if reference.direction == "backward")
+        plan = plans.append(plan, [segment for each in late for segment in _backward(record, each, revision)])
     if from_frame is None:
         from_frame = min((reference.frame_index for reference in request.references), default=0)
     return Revision(plan, references, from_frame)
 
 
 def owed_backward(record: SessionRecord) -> list[Segment]:
-    """Segments back from references that came with the session, lie behind its first one and ask for both ways.
+    """Segments back from references that ask for it, in the order of their frames, and that the plan lacks.
 
     They follow the pass over the whole video, whose end is often unknown before, and end at the same object's
-    previous reference. None for those that the plan has already, nor for a camera, whose frames are gone.
+    previous reference. None for a camera, whose frames are gone.
     """
     if record.spec.live:
         return []
-    start = min((each.frame_index for each in record.references if each.object_ids), default=0)
-    have = {(each.first_frame, each.object_ids) for each in record.plan if each.step < 0}
     revision = max((segment.revision for segment in record.plan), default=0) + 1
     owed: list[Segment] = []
     for reference in sorted(record.references, key=lambda each: each.frame_index):
-        if reference.direction == "forward" or reference.frame_index <= start or not reference.object_ids:
-            continue
-        if (reference.frame_index - 1, reference.object_ids) not in have:
+        if reference.direction != "forward" and reference.object_ids and not _has_backward(record.plan, reference):
             owed += _backward(record, reference, revision)
     return owed
+
+
+def _has_backward(plan: Plan, reference: Reference) -> bool:
+    """Whether a segment goes back from the reference, for its objects at least: some may have been dropped since."""
+    wanted, start = set(reference.object_ids), _backward_start(reference)
+    for segment in plan:
+        if segment.object_ids is None:  # the first pass, from the earliest reference
+            found = segment.first_frame == reference.frame_index - 1
+        else:
+            found = segment.first_frame == start and wanted <= set(segment.object_ids)
+        if found and segment.step < 0:
+            return True
+    return False
 
 
 def look_back(record: SessionRecord) -> Taken | None:
@@ -107,7 +122,7 @@ def look_back(record: SessionRecord) -> Taken | None:
 def _comes_by(plan: Plan, seq: int, reference: Reference) -> bool:
     """Whether the last segment, running forwards over all objects, has yet to reach the reference."""
     last = plan[-1]
-    if last.step < 0 or last.object_ids is not None or reference.direction != "forward":
+    if last.step < 0 or last.object_ids is not None:
         return False
     end = last.end_seq
     reached = last.frame_index(max(seq, last.first_seq))
@@ -126,8 +141,7 @@ def _with_correction(record: SessionRecord, plan: Plan, seq: int, reference: Ref
     if reference.direction in ("backward", "both"):
         added += _backward(record, reference, revision)
     if unfinished and position is not None:
-        start = reference.frame_index if reference.direction != "backward" else position.frame_index
-        start = min(start, position.frame_index)
+        start = min(reference.frame_index, position.frame_index)
         count = None if end_frame is None else end_frame - start
         added.append(Segment(first_seq=0, first_frame=start, count=count, revision=revision))
     elif reference.direction in ("forward", "both"):
@@ -136,9 +150,11 @@ def _with_correction(record: SessionRecord, plan: Plan, seq: int, reference: Ref
 
 
 def _backward(record: SessionRecord, reference: Reference, revision: int) -> list[Segment]:
-    start = reference.frame_index - 1
+    """Down to the frame after the objects' previous reference."""
+    start = _backward_start(reference)
     stop = max(
-        (f + 1 for f in _neighbours(record.references, reference) if f <= start), default=record.spec.start_frame
+        (f + 1 for f in _neighbours(record.references, reference) if f < reference.frame_index),
+        default=record.spec.start_frame,
     )
     if start < stop:
         return []
@@ -153,6 +169,11 @@ def _backward(record: SessionRecord, reference: Reference, revision: int) -> lis
             revision=revision,
         )
     ]
+
+
+def _backward_start(reference: Reference) -> int:
+    """The reference's own frame, unless a segment that goes forwards from there shows it."""
+    return reference.frame_index - (0 if reference.direction == "backward" else 1)
 
 
 def _forward(record: SessionRecord, reference: Reference, revision: int, end_frame: int | None) -> list[Segment]:

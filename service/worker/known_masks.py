@@ -17,11 +17,21 @@ from service.worker.references import ReferenceMap
 
 
 class KnownMasks:
-    """references: by frame; earlier: masks below the present segment, None in the first pass. The session sets both."""
+    """The session says what there is, by draw(), and sets `earlier`: masks below the segment, None in the first pass.
+
+    references: by frame, what the client has drawn. followed: the same without what is not followed the present
+    segment's way, which is shown but not memorized.
+    """
 
     def __init__(self) -> None:
         self.references: Mapping[int, ReferenceMap] = {}
+        self.followed: Mapping[int, ReferenceMap] = {}
         self.earlier: EarlierMasks | None = None
+
+    def draw(self, references: Mapping[int, ReferenceMap], followed: Mapping[int, ReferenceMap] | None = None) -> None:
+        """What the client has drawn from now on; followed: if it is not all."""
+        self.references = references
+        self.followed = references if followed is None else followed
 
     def before(self, segment: Segment) -> list[ReferenceMap]:
         """What a fresh track memorizes before a segment's first frame: references behind it, then the frame next to it.
@@ -30,15 +40,22 @@ class KnownMasks:
         frame itself, which is memorized as the segment comes to it.
         """
         first, step = segment.first_frame, segment.step
-        anchor = first if first in self.references and step > 0 else first - step
-        behind = sorted((f for f in self.references if (f - first) * step < 0), reverse=step < 0)
-        known = [self.references[frame_index] for frame_index in behind if frame_index != anchor]
+        anchor = first if self._begins_at_reference(segment) else first - step
+        behind = sorted((f for f in self.followed if (f - first) * step < 0), reverse=step < 0)
+        known = [self.followed[frame_index] for frame_index in behind if frame_index != anchor]
         last = None if anchor == first else self.at(anchor)
         return known if last is None else [*known, last]
 
+    def _begins_at_reference(self, segment: Segment) -> bool:
+        """Whether the segment's own reference lies at its first frame; backwards it may be the frame before that."""
+        drawn = self.followed.get(segment.first_frame)
+        if drawn is None or segment.step > 0:
+            return drawn is not None
+        return segment.object_ids is not None and bool(set(segment.object_ids) & set(drawn.object_ids))
+
     def at(self, frame_index: int) -> ReferenceMap | None:
         """A frame as the client and earlier masks have it; None where neither shows an object."""
-        reference = self.references.get(frame_index)
+        reference = self.followed.get(frame_index)
         earlier = self._earlier_map(frame_index)
         label_map = earlier if reference is None else reference.over(earlier)
         if label_map is None or not label_map.any():
@@ -51,15 +68,21 @@ class KnownMasks:
 
         object_ids: those that the client annotates and those of earlier masks.
         """
-        reference = self.references.get(frame_index)
+        return self._over(self.references.get(frame_index), prediction)
+
+    def to_memorize(self, frame_index: int, prediction: Prediction | None) -> ReferenceMap | None:
+        """over() with those references alone that are followed this way."""
+        return self._over(self.followed.get(frame_index), prediction)
+
+    def _over(self, reference: ReferenceMap | None, prediction: Prediction | None) -> ReferenceMap | None:
         if reference is None:
             return None
         predicted = None if prediction is None else prediction.label_map
         ids = set(reference.object_ids)
         if predicted is None:
-            predicted = self._earlier_map(frame_index)
+            predicted = self._earlier_map(reference.frame_index)
             ids |= set() if predicted is None else _ids(predicted)
-        return ReferenceMap(frame_index, reference.over(predicted), tuple(sorted(ids)))
+        return ReferenceMap(reference.frame_index, reference.over(predicted), tuple(sorted(ids)))
 
     def shown(self, known: ReferenceMap, prediction: Prediction | None) -> Prediction:
         """What over() made as a prediction: certain of what the client has drawn."""

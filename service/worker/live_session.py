@@ -58,7 +58,7 @@ class LiveSession(RunningSession):
     def advance(self, frame: VideoFrame, prediction: Prediction | None) -> None:
         """As for any session; then the frame and its references are let go."""
         super().advance(frame, prediction)
-        self._known.references = {}
+        self._known.draw({})
         self._frame = None
         self._waits_since = time.monotonic()
 
@@ -72,7 +72,7 @@ class LiveSession(RunningSession):
             self._add(request, frame.frame_index)
         self._resolve_references()
         here = [known for known in self.record.references if known.frame_index == frame.frame_index]
-        self._known.references = load_references(self._around.storage, self.id, here, frame.rgb.shape[:2])
+        self._known.draw(load_references(self._around.storage, self.id, here, frame.rgb.shape[:2]))
 
     def snapshot_is_due(self, interval_s: float, share: float) -> bool:
         """Also when frames that wait for a snapshot fill half of the input's room; never twice at one place."""

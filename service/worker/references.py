@@ -14,6 +14,7 @@ from PIL import Image
 
 from engines.types import LabelMap
 from service.errors import InvalidInput
+from service.plan import Segment
 from service.schemas import Reference
 from service.storage import Storage
 from service.worker.resize import resize_labels
@@ -39,6 +40,17 @@ def read_label_map(storage: Storage, session_id: str, name: str) -> LabelMap:
     """[H, W] object ids of a stored reference, 255 included."""
     with Image.open(io.BytesIO(storage.read(session_id, name)), formats=("PNG",)) as image:
         return np.array(image, dtype=np.uint8)
+
+
+def followed_in(references: Iterable[Reference], segment: Segment) -> list[Reference]:
+    """Those that a segment's track memorizes.
+
+    Forwards not those that are followed backwards alone. Backwards, in the first pass, not those that are followed
+    forwards alone; later segments go back for the objects that asked for it, and the others are no harm to them.
+    """
+    if segment.step > 0:
+        return [each for each in references if each.direction != "backward"]
+    return [each for each in references if segment.object_ids is not None or each.direction != "forward"]
 
 
 def load_references(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from service.worker.earlier import EarlierMasks
 from service.worker.frames import ChildFrames
 from service.worker.items import MaskItem, PlanItem, SnapshotItem
 from service.worker.known_masks import KnownMasks
-from service.worker.references import ReferenceMap, load_references
+from service.worker.references import ReferenceMap, followed_in, load_references
 from service.worker.resolve import Scene, needs_resolution, resolve_references
 from service.worker.session_video import SessionVideo
 from service.worker.snapshots import decode_state, fits, snapshot_record
@@ -231,7 +232,9 @@ class RunningSession:
         known = self._known.over(frame.frame_index, prediction)
         if known is None:
             return prediction or Prediction(np.zeros(frame.rgb.shape[:2], np.uint8), {}, {})
-        self._memorize(frame.rgb, known)
+        followed = self._known.to_memorize(frame.frame_index, prediction)
+        if followed is not None:
+            self._memorize(frame.rgb, followed)
         return self._known.shown(known, prediction)
 
     def _memorize(self, rgb: LabelMap, known: ReferenceMap) -> None:
@@ -258,8 +261,10 @@ class RunningSession:
 
     def _load_references(self) -> None:
         if self._source is not None:
-            size = self._source.frame_size
-            self._known.references = load_references(self._around.storage, self.id, self.record.references, size)
+            size, given = self._source.frame_size, self.record.references
+            load = partial(load_references, self._around.storage, self.id, frame_size=size)
+            followed = followed_in(given, self.segment)
+            self._known.draw(load(given), None if len(followed) == len(given) else load(followed))
 
     def _open_source(self, start_frame: int, step: plans.Step) -> ChildFrames:
         """Where the frames of a run come from."""

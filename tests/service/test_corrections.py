@@ -71,6 +71,44 @@ async def test_correction_of_a_finished_session_leaves_the_others_as_they_were(s
     assert len(changed) >= 15
 
 
+@pytest.mark.parametrize("object_ids", [(1,), (3,)])
+async def test_a_correction_backwards_leaves_later_frames_as_they_were(
+    scene: Scene, object_ids: tuple[int, ...]
+) -> None:
+    session_id = await scene.submit(20, object_ids=(1, 2))
+    await run(scene)
+    before = await newest(scene, session_id)
+    await correct(scene, session_id, 12, object_ids, "backward")
+    await run(scene)
+    record = await scene.record(session_id)
+    assert record.state is SessionState.COMPLETED
+    first = 1 if object_ids == (1,) else 0
+    assert record.next_seq == 20 + 13 - first
+    after = await newest(scene, session_id)
+    assert [after[frame] for frame in range(13, 20)] == [before[frame] for frame in range(13, 20)]
+    shown = np.zeros((48, 64), np.uint8)
+    shown[8:24, 4:18] = 1
+    np.testing.assert_array_equal(pixels(after[12], object_ids[0]), shown > 0)
+    assert all(object_in(after[frame], object_ids[0]) is not None for frame in range(first, 13))
+    assert any(object_in(after[f], object_ids[0]) != object_in(before[f], object_ids[0]) for f in range(first, 12))
+
+
+@pytest.mark.parametrize("frame", [1, 40])
+async def test_backwards_alone_does_not_disturb_a_run(scene: Scene, frame: int) -> None:
+    session_id = await scene.submit(60, object_ids=(1,))
+    undisturbed = await scene.submit(60, object_ids=(1,))
+    scene.start_worker(fake_step_s=0.01)
+    await scene.until(session_id, lambda record: record.next_seq >= 3)
+    await correct(scene, session_id, frame, (2,), "backward")
+    record = await scene.finished(session_id)
+    assert record.state is SessionState.COMPLETED and record.next_seq == 60 + frame + 1
+    after = await newest(scene, session_id)
+    assert [f for f in range(60) if object_in(after[f], 2) is not None] == list(range(frame + 1))
+    await scene.finished(undisturbed)
+    alone = await newest(scene, undisturbed)
+    assert [after[f].objects for f in range(frame + 1, 60)] == [alone[f].objects for f in range(frame + 1, 60)]
+
+
 async def test_object_that_joins_a_running_session(scene: Scene) -> None:
     session_id = await scene.submit(60, object_ids=(1,))
     scene.start_worker(fake_step_s=0.03)

@@ -116,7 +116,9 @@ async def test_box_point_and_text_become_label_maps_that_the_engine_follows(scen
 
 async def test_a_reference_in_the_middle_runs_backwards_then_forwards(scene: Scene) -> None:
     session_id = await submit(
-        scene, Reference(kind="box", object_ids=(2,), box=(40, 20, 40, 40), frame_index=4), back_from=4
+        scene,
+        Reference(kind="box", object_ids=(2,), box=(40, 20, 40, 40), frame_index=4, direction="both"),
+        back_from=4,
     )
     record = await scene.record(session_id)
     assert record.state is SessionState.COMPLETED, record.error
@@ -172,6 +174,25 @@ async def test_a_later_reference_is_followed_backwards_once_the_pass_is_over(sce
         first_pass = events[event.frame_index]
         assert of_object(event, 5).any(), "the later object, backwards"
         np.testing.assert_array_equal(of_object(event, 2), of_object(first_pass, 2) & ~of_object(event, 5))
+
+
+async def test_each_reference_is_followed_the_ways_it_asks_for(scene: Scene) -> None:
+    session_id = await submit(
+        scene,
+        Reference(kind="box", object_ids=(2,), box=(40, 20, 40, 40), frame_index=4, direction="forward"),
+        Reference(kind="point", object_ids=(5,), points=((130, 70, 1),), frame_index=4, direction="backward"),
+        Reference(kind="box", object_ids=(6,), box=(10, 70, 20, 20), frame_index=8, direction="backward"),
+        back_from=4,
+    )
+    record = await scene.record(session_id)
+    assert record.state is SessionState.COMPLETED, record.error
+    events = await scene.masks(session_id)
+    assert [event.frame_index for event in events] == [3, 2, 1, 0, *range(4, FRAMES), *range(8, -1, -1)]
+    frames = {
+        object_id: sorted({e.frame_index for e in events if object_id in {item.object_id for item in e.objects}})
+        for object_id in (2, 5, 6)
+    }
+    assert frames == {2: list(range(4, FRAMES)), 5: list(range(5)), 6: list(range(9))}
 
 
 async def test_boxes_that_overlap_are_parted_by_colour(scene: Scene) -> None:

@@ -7,7 +7,7 @@ import pytest
 from service import plan as plans
 from service.plan import Plan, first_plan
 from service.schemas import Direction, Reference, ReferenceRequest, SessionRecord, SessionSpec, VideoInfo
-from service.worker.corrections import revise
+from service.worker.corrections import owed_backward, revise
 
 
 def record_of(plan: Plan, *frames: tuple[int, int]) -> SessionRecord:
@@ -60,10 +60,47 @@ def test_both_directions_of_a_finished_video() -> None:
     assert frames(plan, 20, plans.total(plan) or 0) == [8, 7, 6, 5, 4, 3, *range(9, 20)]
 
 
-def test_backwards_while_running_then_on_from_where_it_stood() -> None:
+def test_backwards_alone_changes_nothing_that_lies_behind_the_reference() -> None:
+    record = record_of(first_plan(0, 20), (3, 1))
+    plan = revise(record, ask(9, 1, "backward"), seq=20).plan
+    assert frames(plan, 20, plans.total(plan) or 0) == [9, 8, 7, 6, 5, 4], "its own frame too, which nothing else shows"
+    assert plan[-1].object_ids == (1,)
+
+
+@pytest.mark.parametrize("seq", [4, 10])
+def test_backwards_alone_waits_for_the_run(seq: int) -> None:
     record = record_of(first_plan(0, 20), (0, 1))
-    plan = revise(record, ask(6, 2, "backward"), seq=10).plan
-    assert frames(plan, 10, plans.total(plan) or 0) == [*range(5, -1, -1), *range(10, 20)]
+    closed = revise(record, ask(6, 2, "backward"), seq).plan
+    assert frames(closed, 0, plans.total(closed) or 0) == [*range(20), *range(6, -1, -1)]
+    record = record_of(first_plan(0, None), (0, 1))
+    asked = revise(record, ask(6, 2, "backward"), seq)
+    assert asked.plan == record.plan
+    through = record.model_copy(update={"plan": plans.close(asked.plan, 20), "references": asked.references})
+    (owed,) = owed_backward(through)
+    assert (owed.first_frame, owed.step, owed.count, owed.object_ids) == (6, -1, 7, (2,))
+
+
+def test_both_ways_ahead_of_a_run_goes_back_when_it_is_through() -> None:
+    record = record_of(first_plan(0, None), (0, 1))
+    asked = revise(record, ask(12, 2, "both"), seq=10)
+    assert asked.plan == record.plan
+    through = record.model_copy(update={"plan": plans.close(asked.plan, 20), "references": asked.references})
+    (owed,) = owed_backward(through)
+    assert (owed.first_frame, owed.step, owed.count, owed.object_ids) == (11, -1, 12, (2,))
+    done = through.model_copy(update={"plan": plans.append(through.plan, [owed])})
+    assert owed_backward(done) == []
+
+
+def test_nothing_is_owed_twice() -> None:
+    asked = ask(6, 1, "both").references[0].model_copy(update={"object_ids": (1, 2)})
+    plan = first_plan(0, 20, back_from=6)
+    assert owed_backward(record_of(plan).model_copy(update={"references": (asked,)})) == [], "the first pass went back"
+    later = record_of(first_plan(0, 20), (0, 3))
+    later = later.model_copy(update={"references": (*later.references, asked)})
+    later = later.model_copy(update={"plan": plans.append(later.plan, owed_backward(later))})
+    fewer = asked.model_copy(update={"object_ids": (2,)})
+    dropped = later.model_copy(update={"references": (later.references[0], fewer)})
+    assert len(later.plan) == 2 and owed_backward(dropped) == []
 
 
 @pytest.mark.parametrize("seq", [3, 10, 20])
