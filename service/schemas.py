@@ -221,6 +221,7 @@ class ReferenceRequest(Record):
     references: tuple[Reference, ...] = ()
     objects: tuple[ObjectInfo, ...] = ()
     drop_object_ids: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Rle(Record):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import get_args
 
 from fastapi import APIRouter, Request
@@ -27,17 +27,13 @@ _FORM = {
         "text": {"type": "array", "items": {"type": "string"}},
         "box": {"type": "array", "items": {"type": "string"}},
         "point": {"type": "array", "items": {"type": "string"}},
+        "exemplar": {"type": "array", "items": {"type": "string", "format": "binary"}},
+        "exemplar_mask": {"type": "array", "items": {"type": "string", "format": "binary"}},
         "frame_index": {"type": "integer", "description": "Frame of the short-form fields; default 0"},
-        "direction": {"type": "string", "enum": list(get_args(Direction))},
+        "direction": {"type": "string", "enum": list(get_args(Direction)), "default": "forward"},
     },
 }
 _BODY = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}}
-
-
-@dataclass(frozen=True)
-class _Correction:
-    intake: Intake
-    direction: Direction | None
 
 
 @router.post(
@@ -50,36 +46,32 @@ async def add_references(request: Request, services: ServicesDep, owner: OwnerDe
         raise Conflict("references of a live session come with its frames: send them in a `frame` message on /live")
     reader = FormReader(request.headers.get("content-type", ""), services.settings, None)
     form = await reader.read(request.stream())
-    correction = _understand(services, form, record)
-    read = await read_added(services, record, correction.intake)
-    if correction.direction is not None:
-        read = read.followed(correction.direction)
+    read = await read_added(services, record, _understand(services, form, record))
     await store_files(services, record.id, read)
     known = {item.object_id for item in record.objects}
-    added = ReferenceRequest(
-        references=read.references, objects=tuple(item for item in read.objects if item.object_id not in known)
-    )
+    new = tuple(item for item in read.objects if item.object_id not in known)
+    added = ReferenceRequest(references=read.references, objects=new, warnings=read.warnings)
     await _send(services, record, added)
     return describe(await find(services, owner, session_id), notes=read.notes)
 
 
-def _understand(services: Services, form: Form, record: SessionRecord) -> _Correction:
+def _understand(services: Services, form: Form, record: SessionRecord) -> Intake:
     """The form without its own two fields, as the upload's parser reads it. Raises InvalidInput."""
-    direction = form.one("direction")
-    if direction is not None and direction not in get_args(Direction):
-        raise InvalidInput(f"direction is forward, backward or both, not {direction[:40]!r}", field="direction")
     frame_index = _frame_index(form.one("frame_index"))
     rest = Form([part for part in form.parts if part.name not in _CORRECTION_FIELDS])
     intake = parse_added(services, record, rest, frame_index)
     if intake.auto is not None:
-        raise InvalidInput("no reference was sent: add a mask, box, point, text or `references`")
+        raise InvalidInput("no reference was sent: add a mask, box, point, text, exemplar or `references`")
     _check_frames(record, [entry.frame_index for entry in intake.entries] + ([frame_index] if intake.masks else []))
-    return _Correction(intake, _as_direction(direction))
+    return replace(intake, unsaid=_direction(form.one("direction")))
 
 
-def _as_direction(text: str | None) -> Direction | None:
+def _direction(text: str | None) -> Direction:
+    """Which way references are followed that do not say so themselves. Raises InvalidInput."""
     names: dict[str, Direction] = {"forward": "forward", "backward": "backward", "both": "both"}
-    return None if text is None else names[text]
+    if text is not None and text not in names:
+        raise InvalidInput(f"direction is forward, backward or both, not {text[:40]!r}", field="direction")
+    return names[text or "forward"]
 
 
 def _frame_index(text: str | None) -> int:

@@ -59,7 +59,8 @@ def read_opening(services: Services, owner: str, session_id: str, message: Open)
 
 def as_requested(read: ReadReferences) -> ReferenceRequest:
     """References that come with a frame are followed forwards: there is nothing behind it."""
-    return ReferenceRequest(references=read.followed("forward").references, objects=read.objects)
+    forward = read.followed("forward").references
+    return ReferenceRequest(references=forward, objects=read.objects, warnings=read.warnings)
 
 
 async def make_session(

@@ -21,12 +21,16 @@ from service.storage import INPUT
 
 @dataclass(frozen=True)
 class ReadReferences:
-    """References ready for the record. files: name in the session's storage -> bytes. notes: how masks were read."""
+    """References ready for the record.
+
+    files: name in the session's storage -> bytes. notes: how masks were read. warnings: what was not understood.
+    """
 
     references: tuple[Reference, ...]
     objects: tuple[ObjectInfo, ...]
     files: dict[str, bytes]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
     def followed(self, direction: Direction) -> ReadReferences:
         """The same, all followed in this direction."""
@@ -51,7 +55,7 @@ class References:
         if self._intake.masks:
             read = read_masks(self._intake.masks, self._size, max_objects=self._max_objects)
             self._refuse_two_voices(read.object_ids)
-            self._add_mask(self._intake.mask_frame, read.label_map, read.object_ids, "forward")
+            self._add_mask(self._intake.mask_frame, read.label_map, read.object_ids, self._intake.unsaid or "forward")
             self._notes.append(f"mask: {read.how}")
         self._add_listed_masks()
         for entry in self._intake.entries:
@@ -63,7 +67,7 @@ class References:
         objects = self._objects()
         if len(objects) > self._max_objects:
             raise InvalidInput(f"{len(objects)} objects are given; at most {self._max_objects} are allowed")
-        return ReadReferences(tuple(self._references), objects, self._files, tuple(self._notes))
+        return ReadReferences(tuple(self._references), objects, self._files, tuple(self._notes), self._intake.warnings)
 
     def _refuse_two_voices(self, object_ids: Sequence[int]) -> None:
         """Raises InvalidInput when `references` describes an object of the `mask` parts at the same frame again."""

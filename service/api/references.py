@@ -68,13 +68,17 @@ class Intake:
     auto: Reference | None = None
     """Stands in when nothing was given: the worker finds the objects."""
     warnings: tuple[str, ...] = ()
+    unsaid: Direction | None = None
+    """Which way a reference is followed that does not say so; None: both ways if it is the earliest, else forwards."""
 
     def direction(self, entry: ReferenceIn) -> Direction:
-        """Which way an entry is followed, where the client did not say."""
+        """Which way an entry is followed."""
+        if entry.direction or self.unsaid:
+            return entry.direction or self.unsaid or "forward"
         earliest = min((each.frame_index for each in self.entries), default=entry.frame_index)
         if self.masks:
             earliest = min(earliest, self.mask_frame)
-        return entry.direction or ("both" if entry.frame_index == earliest else "forward")
+        return "both" if entry.frame_index == earliest else "forward"
 
     @property
     def kinds(self) -> frozenset[str]:

@@ -28,6 +28,7 @@ def take_in(record: SessionRecord, request: ReferenceRequest, seq: int) -> Taken
         "plan": revision.plan,
         "references": tuple(_without(reference, drop) for reference in revision.references),
         "objects": tuple(item for item in (*record.objects, *request.objects) if item.object_id not in drop),
+        "warnings": tuple(dict.fromkeys((*record.warnings, *request.warnings))),
         "revision": record.revision + 1,
         "requests_taken": record.requests_taken + 1,
     }

@@ -96,6 +96,7 @@ class LiveSession(RunningSession):
         changes: dict[str, Any] = {
             "references": (*self.record.references, *request.references),
             "objects": (*self.record.objects, *(item for item in request.objects if item.object_id not in known)),
+            "warnings": tuple(dict.fromkeys((*self.record.warnings, *request.warnings))),
             "revision": self.record.revision + (1 if frame_index else 0),
         }
         record = self.record.model_copy(update=changes)

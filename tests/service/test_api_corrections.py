@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from PIL import Image
 
 from service.masks import compose
 from service.settings import Settings
+from tests.service import discs
 from tests.service.api_server import ApiServer, mask_png, receive_all, running_api
-from tests.service.videos import write_video
+from tests.service.videos import image_bytes, write_video
 
 FRAMES = 12
 
@@ -115,12 +117,60 @@ def test_a_correction_makes_the_later_frames_again(api: ApiServer, completed: tu
     assert [message["frame_index"] for message in after] == [8, 9, 10, 11]
     with Image.open(io.BytesIO(given)) as image:
         assert np.array_equal(label_map(after[0]), np.asarray(image))
-    shown = api.http.get(f"/sessions/{session_id}").json()
-    assert [item["object_id"] for item in shown["objects"]] == [1, 2]
-    assert shown["revision"] == 1
+    document = api.http.get(f"/sessions/{session_id}").json()
+    assert [item["object_id"] for item in document["objects"]] == [1, 2]
+    assert document["revision"] == 1
     early = api.http.get(f"/sessions/{session_id}/masks/3.png")
     with Image.open(io.BytesIO(early.content)) as image:
         assert np.array_equal(np.asarray(image), label_map(before[3])), "frames before the correction stay"
+
+
+def shown(api: ApiServer, item: dict[str, Any]) -> np.ndarray:
+    """[H, W] label map that a reference became."""
+    with Image.open(io.BytesIO(api.http.get(item["label_map"]).content)) as image:
+        return np.asarray(image)
+
+
+def test_references_of_every_kind_show_what_they_were_taken_for(api: ApiServer, tmp_path: Path) -> None:
+    upload = {"text": "the red disc", "box": f"{130 - 16},{70 - 16},32,32"}
+    files = [("video", ("v.mp4", discs.write_discs(tmp_path / "discs.mp4", 6), "video/mp4"))]
+    session_id = api.http.post("/sessions", files=files, data={"engine": "fake", **upload}).json()["session_id"]
+    first = stream(api, session_id)
+    entries = [
+        {"object_id": 3, "kind": "point", "point": [130, 70], "frame_index": 2, "direction": "both"},
+        {"object_id": 4, "kind": "text", "text": "the blue swan", "frame_index": 3},
+        {"object_id": 5, "kind": "exemplar", "exemplar": "exemplar_5", "exemplar_mask": "mask_5", "frame_index": 3},
+        {"object_id": 6, "kind": "mask", "mask": "mask_6", "frame_index": 5},
+    ]
+    drawn = {"exemplar_5": discs.draw(0), "mask_5": discs.red_at(0), "mask_6": 6 * discs.BLUE}
+    parts = [(name, (name, image_bytes(pixels.astype(np.uint8)), "image/png")) for name, pixels in drawn.items()]
+    link = f"/sessions/{session_id}/references"
+    sent = api.http.post(link, files=parts, data={"references": json.dumps(entries), "direction": "backward"})
+    assert sent.status_code == 202, sent.text
+    stream(api, session_id, after=first[-1]["seq"])
+    listed = api.http.get(link).json()
+    of = {item["object_ids"][0]: item for item in listed["references"]}
+    assert {i: (item["kind"], item["direction"], item["frame_index"]) for i, item in of.items()} == {
+        1: ("text", "both", 0),
+        2: ("box", "both", 0),
+        3: ("point", "both", 2),
+        4: ("text", "backward", 3),
+        5: ("exemplar", "backward", 3),
+        6: ("mask", "backward", 5),
+    }
+    truth = {1: discs.red_at(0), 2: discs.BLUE, 3: discs.BLUE, 4: discs.BLUE, 5: discs.red_at(3), 6: discs.BLUE}
+    assert {i for i, mask in truth.items() if discs.overlap(shown(api, of[i]) == i, mask) < 0.7} == set()
+    assert sum("does not know" in text for text in listed["warnings"]) == 2, listed["warnings"]
+    assert "text 'the blue swan': text-rules does not know swan; the rest of the text was used" in listed["warnings"]
+    assert any("does not compare pictures" in text for text in listed["warnings"])
+
+
+def test_what_nobody_named_is_shown_too(api: ApiServer, tmp_path: Path) -> None:
+    session_id = api.upload(discs.write_discs(tmp_path / "discs.mp4", 6), max_objects="1").json()["session_id"]
+    stream(api, session_id)
+    (found,) = api.http.get(f"/sessions/{session_id}/references").json()["references"]
+    assert (found["kind"], found["object_ids"]) == ("auto", [1])
+    assert discs.overlap(shown(api, found) == 1, discs.red_at(0)) > 0.6
 
 
 def test_a_dropped_object_leaves_every_file(api: ApiServer, clip: bytes) -> None:

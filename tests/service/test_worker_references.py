@@ -18,35 +18,11 @@ from service.plan import first_plan
 from service.schemas import MaskEvent, Reference, ReferenceRequest, SessionRecord, SessionSpec, SessionState, VideoInfo
 from service.session_file import write_session_file
 from service.storage import INPUT
-from service.video_file import VideoWriter
 from service.worker.references import read_label_map
+from tests.service.discs import BLUE, FRAMES, HEIGHT, WIDTH, Mask, overlap, red_at, write_discs
 from tests.service.scene import LIMITS, Scene
 
 pytestmark = pytest.mark.anyio
-HEIGHT, WIDTH, FRAMES = 96, 160, 12
-Mask = NDArray[np.bool_]
-
-
-def disc(x: float, y: float, radius: float) -> Mask:
-    rows, columns = np.ogrid[:HEIGHT, :WIDTH]
-    return np.asarray((columns - x) ** 2 + (rows - y) ** 2 <= radius**2)
-
-
-def red_at(index: int) -> Mask:
-    """The red disc wanders to the right."""
-    return disc(40 + 5 * index, 40, 18)
-
-
-BLUE = disc(130, 70, 14)
-
-
-def draw(index: int) -> NDArray[np.uint8]:
-    rng = np.random.default_rng(1)
-    texture = np.kron(rng.integers(150, 220, (HEIGHT // 4, WIDTH // 4, 1)), np.ones((4, 4, 3)))
-    frame = texture.astype(np.uint8)
-    frame[BLUE] = (40, 60, 190)
-    frame[red_at(index)] = (200, 30, 35)
-    return frame
 
 
 async def submit(
@@ -61,10 +37,7 @@ async def submit(
     for name, content in (files or {}).items():
         scene.storage.write(session_id, name, content)
     path = scene.storage.root / f"{session_id}.mp4"
-    with VideoWriter(path, 25) as video:
-        for index in range(FRAMES):
-            video.write(draw(index))
-    scene.storage.write(session_id, f"{INPUT}/video.mp4", path.read_bytes())
+    scene.storage.write(session_id, f"{INPUT}/video.mp4", write_discs(path))
     path.unlink()
     info = VideoInfo(name=f"{INPUT}/video.mp4", height=HEIGHT, width=WIDTH, frames=FRAMES, fps=25.0)
     record = SessionRecord(
@@ -79,10 +52,6 @@ async def submit(
     if run:
         await anyio.to_thread.run_sync(scene.run_here)
     return session_id
-
-
-def overlap(first: Mask, second: Mask) -> float:
-    return float((first & second).sum() / (first | second).sum())
 
 
 def label_map(scene: Scene, record: SessionRecord, index: int) -> NDArray[np.uint8]:
