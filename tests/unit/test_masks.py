@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from pycocotools import mask as coco
 
 from service.errors import UnreadableMask
 from service.masks import IGNORE_LABEL, bounding_box, compose, decode_rle, encode_objects, encode_png, read_masks
@@ -132,6 +133,32 @@ def test_png_and_rle_round_trip() -> None:
     np.testing.assert_array_equal(compose(objects, (37, 53)), label_map)
     assert objects[3]["bbox"] == [0, 0, 0, 0]
     assert not decode_rle(objects[3]["rle"]).any()
+
+
+def coarse_map(seed: int, height: int, width: int) -> NDArray[np.uint8]:
+    """Blocks of ids 0..3; some touch the frame's edges, some run on from one column into the next."""
+    blocks = np.random.default_rng(seed).integers(0, 4, (1 + height // 5, 1 + width // 5)).astype(np.uint8)
+    return np.kron(blocks, np.ones((5, 5), np.uint8))[:height, :width]
+
+
+@pytest.mark.parametrize(
+    "label_map",
+    [
+        np.zeros((4, 6), np.uint8),
+        np.full((4, 6), 2, np.uint8),
+        np.array([[1, 2, 3, 0]], np.uint8),
+        np.array([[1], [2], [3], [0]], np.uint8),
+        np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0]], np.uint8),
+        *(coarse_map(seed, *size) for seed in range(5) for size in ((37, 53), (40, 10))),
+        np.asfortranarray(coarse_map(9, 31, 22)),
+    ],
+)
+def test_masks_are_byte_for_byte_what_coco_encodes(label_map: NDArray[np.uint8]) -> None:
+    for item in encode_objects(label_map, (3, 1, 2)):
+        mask = label_map == item["object_id"]
+        expected = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+        assert item["rle"] == {"size": list(label_map.shape), "counts": expected["counts"].decode()}
+        assert item["bbox"] == bounding_box(mask)
 
 
 def test_bounding_box_is_x_y_width_height() -> None:
