@@ -68,11 +68,10 @@ class MaskStream:
 
         Raises EpochLost when another worker owns the session, SequenceGap when a seq is ahead of `next_seq`.
         """
-        pipeline = self._redis.pipeline(transaction=False)
+        args: list[Any] = [claim.session_id, claim.epoch]
         for event in events:
-            args = [claim.session_id, claim.epoch, event.seq, event.model_dump_json()]
-            await self._scripts.call("publish", args, pipeline=pipeline)
-        replies = [text(reply) for reply in await pipeline.execute()]
+            args += [event.seq, event.model_dump_json()]
+        replies = [text(reply) for reply in await self._scripts.call("publish", args)]
         for event, reply in zip(events, replies, strict=True):
             if reply == "fenced":
                 raise EpochLost(f"session {claim.session_id} is no longer held under epoch {claim.epoch}")

@@ -71,9 +71,9 @@ class Scripts:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._scripts: Mapping[str, Any] = {name: redis.register_script(keys.script(name)) for name in _SCRIPTS}
 
-    async def call(self, name: str, args: list[Any], *, keys: list[str] | None = None, pipeline: Any = None) -> Any:
-        """Run a script, or queue it on a pipeline."""
-        return await self._scripts[name](keys=keys or [], args=args, client=pipeline)
+    async def call(self, name: str, args: list[Any], *, keys: list[str] | None = None) -> Any:
+        """Run a script; one trip, and two more where the server does not know it yet."""
+        return await self._scripts[name](keys=keys or [], args=args)
 
 
 def text(value: Any) -> str:

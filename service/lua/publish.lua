@@ -1,11 +1,28 @@
--- ARGV: id, epoch, seq, event JSON. Returns 'ok' | 'duplicate' | 'gap' | 'fenced'.
-local id, seq = ARGV[1], tonumber(ARGV[3])
-if not owned(id, ARGV[2]) then return 'fenced' end
-local next_seq = number(id, 'next_seq')
-if seq < next_seq then return 'duplicate' end
-if seq > next_seq then return 'gap' end
-redis.call('XADD', masks_key(id), (seq + 1) .. '-0', 'e', ARGV[4])
-local now = seconds()
-redis.call('HSET', key(id), 'next_seq', seq + 1, 'last_mask_at', now)
-if seq == 0 then set_once(id, 'first_mask_at', now) end
-return 'ok'
+-- ARGV: id, epoch, then seq and event JSON of each mask, in order.
+-- Returns, for each mask, 'ok' | 'duplicate' | 'gap' | 'fenced'; nothing is written from the first gap on.
+local id = ARGV[1]
+local masks = (#ARGV - 2) / 2
+local answers = {}
+if not owned(id, ARGV[2]) then
+  for i = 1, masks do answers[i] = 'fenced' end
+  return answers
+end
+local before = number(id, 'next_seq')
+local next_seq, now = before, seconds()
+for i = 1, masks do
+  local seq = tonumber(ARGV[2 * i + 1])
+  if seq < next_seq then
+    answers[i] = 'duplicate'
+  elseif seq > next_seq then
+    answers[i] = 'gap'
+  else
+    redis.call('XADD', masks_key(id), (seq + 1) .. '-0', 'e', ARGV[2 * i + 2])
+    next_seq = seq + 1
+    answers[i] = 'ok'
+  end
+end
+if next_seq > before then
+  redis.call('HSET', key(id), 'next_seq', next_seq, 'last_mask_at', now)
+  if before == 0 then set_once(id, 'first_mask_at', now) end
+end
+return answers

@@ -15,8 +15,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 T = TypeVar("T")
 
 RETRYABLE = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, NoScriptError)
-"""Redis is away or starting, or has restarted between the loading of a pipeline's scripts and the pipeline; the same
-command may succeed later. What is repeated must bear being sent twice."""
+"""Redis is away or starting, or has restarted between the loading of a script and its call; the same command may
+succeed later. What is repeated must bear being sent twice."""
 
 _BACKOFF_S = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 _log = structlog.get_logger()
