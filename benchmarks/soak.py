@@ -20,8 +20,8 @@ from benchmarks.service_run import ServiceRun, running_service
 from engines.types import Frame
 from service.client import Client
 from service.demo_clip import render
+from service.settings import MIB
 
-_MIB = 1024**2
 _ROWS = 12
 _CLIP_FRAMES = 48
 _GROWTH, _SLACK_MIB = 1.10, 8.0
@@ -41,9 +41,9 @@ def measure(run: ServiceRun, frame: int, began: float) -> Row:
     """One row of the table, in MiB."""
     with redis.Redis.from_url(run.settings.redis_url or "") as client:
         used = float(client.info("memory")["used_memory"])
-    row = {name: run.resident_bytes(name) / _MIB for name in ("api", "worker", "redis")}
-    cpu_ms = sum(run.cpu_s(name) for name in row) * 1e3
-    row |= {"redis used": used / _MIB, "disk": run.disk_bytes() / _MIB}
+    row = {name: run.resident_bytes(name) / MIB for name in ("api", "worker", "redis")}
+    cpu_ms = sum(run.cpu_s().values()) * 1e3
+    row |= {"redis used": used / MIB, "disk": run.disk_bytes() / MIB}
     return {"frame": frame, **row, "cpu ms/frame": cpu_ms / max(frame, 1), "fps": frame / (time.monotonic() - began)}
 
 

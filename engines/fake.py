@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -144,7 +145,7 @@ class FakeEngine:
             raise NoReferenceFrame("memorize() a reference before propagate()")
         _check_size(track, frame, track.reference)
         track.steps += 1
-        track.digest = _hash(track.digest, frame.tobytes())
+        track.digest = _hash(track.digest, _checksum(frame))
         dy, dx = (int(byte) % (2 * _MAX_SHIFT_PX + 1) - _MAX_SHIFT_PX for byte in track.digest[:2])
         label_map = np.roll(track.reference, (dy, dx), axis=(0, 1))
         if track.steps % track.memorize_every == 0:
@@ -159,7 +160,7 @@ class FakeEngine:
 
     def _take(self, track: FakeTrack, frame: Frame, label_map: LabelMap, *, reference: bool) -> None:
         """Write features drawn from the hash, then fold the whole bank into the hash."""
-        digest = _hash(track.digest, frame.tobytes(), label_map.tobytes())
+        digest = _hash(track.digest, _checksum(frame), _checksum(label_map))
         seed = int.from_bytes(digest[:8], "big")
         drawn = np.random.default_rng(seed).standard_normal((2, _TOKENS_PER_FRAME, _WIDTH)).astype(np.float32)
         features = {"key": torch.from_numpy(drawn[0]), "value": torch.from_numpy(drawn[1])}
@@ -202,6 +203,11 @@ def _hash(*parts: bytes) -> bytes:
     for part in parts:
         digest.update(part)
     return digest.digest()
+
+
+def _checksum(array: Frame | LabelMap) -> bytes:
+    """Of all pixels in their order; a fifth of the hash's time, so that what a test measures is the service."""
+    return zlib.crc32(np.ascontiguousarray(array)).to_bytes(4, "big")
 
 
 def _shares(digest: bytes, count: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
