@@ -39,6 +39,8 @@ class _Cursor:
     position: StreamId
     told: str = ""
     """The newest progress message: two notes in one moment are one message."""
+    asks: bool = True
+    """Whether the session's record may hold news: not after a mask, but after a note, a gap or a silence."""
 
 
 async def existing(store: SessionStore, session_id: str, owner: str) -> SessionRecord:
@@ -78,25 +80,27 @@ async def follow(topic: Topic, store: SessionStore, masks: MaskStream, after: in
         if sent:
             fruitless = 0
             continue
-        record = await topic.record()
-        if record is None:
-            raise await _gone(store, topic.session_id)
-        if cursor.next_seq < record.kept_from_seq:
-            cursor.next_seq, cursor.position = record.kept_from_seq, (record.kept_from_seq, 0)
-            yield Message("trimmed", json.dumps({"type": "trimmed", "from_seq": record.kept_from_seq}))
-            continue
-        behind = record.next_seq > cursor.next_seq
-        if record.state.final and not behind:
-            yield Message("end", json.dumps(end_message(record)))
-            return
-        fruitless = fruitless + 1 if behind else 0
-        await _pause(topic, cursor, fruitless)
+        if cursor.asks:
+            record = await topic.record()
+            if record is None:
+                raise await _gone(store, topic.session_id)
+            if cursor.next_seq < record.kept_from_seq:
+                cursor.next_seq, cursor.position = record.kept_from_seq, (record.kept_from_seq, 0)
+                yield Message("trimmed", json.dumps({"type": "trimmed", "from_seq": record.kept_from_seq}))
+                continue
+            behind = record.next_seq > cursor.next_seq
+            if record.state.final and not behind:
+                yield Message("end", json.dumps(end_message(record)))
+                return
+            fruitless = fruitless + 1 if behind else 0
+        cursor.asks = not await _pause(topic, cursor, fruitless)
 
 
 async def _available(topic: Topic, masks: MaskStream, cursor: _Cursor, *, behind: bool) -> AsyncIterator[Message]:
     """What can be had now: from the topic, or by asking where the topic does not reach or has nothing."""
     entries = topic.after(cursor.position)
     if entries is None or behind or _has_gap(entries, cursor):
+        cursor.asks = True
         async for message in _catch_up(topic, masks, cursor):
             yield message
     for entry in entries or ():
@@ -104,14 +108,14 @@ async def _available(topic: Topic, masks: MaskStream, cursor: _Cursor, *, behind
             yield message_or_none
 
 
-async def _pause(topic: Topic, cursor: _Cursor, fruitless: int) -> None:
-    """Wait for news; shortly, and not for ever, while a mask exists that nothing gives."""
+async def _pause(topic: Topic, cursor: _Cursor, fruitless: int) -> bool:
+    """Wait for news; shortly, and not for ever, while a mask exists that nothing gives. Whether the topic has any."""
     if fruitless > _MAX_FRUITLESS:
         raise Unavailable(f"mask {cursor.next_seq} cannot be read at the moment; reconnect", retry_after_s=5)
     if fruitless:
         await asyncio.sleep(0.02 * (fruitless - 1))
-    else:
-        await topic.wait(cursor.position, _POLL_S)
+        return False
+    return await topic.wait(cursor.position, _POLL_S)
 
 
 def _has_gap(entries: list[Entry], cursor: _Cursor) -> bool:
@@ -152,6 +156,7 @@ async def _take(topic: Topic, cursor: _Cursor, entry: Entry) -> Message | None:
             return None
         cursor.next_seq = entry.seq + 1
         return Message("mask", entry.payload.decode(), entry.seq)
+    cursor.asks = True
     note: dict[str, Any] = json.loads(entry.payload)
     if note["type"] == "revision":
         return Message("revision", json.dumps({"type": "revision", "seq": note["seq"], **note["data"]}))

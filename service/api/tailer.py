@@ -68,13 +68,14 @@ class Topic:
             return []
         return [entry for stream_id, entry in self._recent if stream_id > position]
 
-    async def wait(self, position: StreamId, timeout_s: float) -> None:
-        """Until there is something behind `position`, or the time is up."""
+    async def wait(self, position: StreamId, timeout_s: float) -> bool:
+        """Until there is something behind `position`, or the time is up; whether there is."""
         changed = self._changed
         if position >= self.last:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await changed.wait()
+        return position < self.last
 
     async def record(self) -> SessionRecord | None:
         """The session's record, at most a moment old; one look-up serves all sockets."""
