@@ -182,7 +182,7 @@ class ChildFrames:
     def _record(self, expected: bytes | None, timeout_s: float) -> tuple[bytes, tuple[Any, ...], NDArray[np.uint8]]:
         """One record; ERROR becomes DecodeFailed."""
         deadline = time.monotonic() + timeout_s
-        header = HEADER.unpack(self._read_exactly(HEADER.size, deadline))
+        header = HEADER.unpack(self._read_exactly(HEADER.size, deadline).data)
         kind, index, _, length = header
         payload = self._read_exactly(length, deadline)
         if kind == ERROR:
@@ -194,7 +194,7 @@ class ChildFrames:
 
     def _read_exactly(self, length: int, deadline: float) -> NDArray[np.uint8]:
         fd, data = self._stdout(), np.empty(length, np.uint8)
-        view, have = memoryview(data), 0
+        view, have = data.data, 0
         while have < length:
             left = deadline - time.monotonic()
             if left <= 0 or not _readable(fd, left):
