@@ -4,9 +4,9 @@
     python -m benchmarks.bank_policies CLIPS --into FILE --only blackswan --play 300      a clip to and fro
     python -m benchmarks.bank_policies CLIPS --into FILE --join 2000 --long-side 240      all clips as one video
 
-Every policy memorises as often as the weights were trained for; --frames are the budgets of the bounded ones in frames
-of tokens. Results go to FILE, one line of JSON each; what it has is not run again, so a run may be cut and resumed
-(`--at-most N` runs stop by themselves). The table of all of them is printed last.
+Every policy memorises each --every-th frame (as often as the weights say without it); --frames are the budgets of the
+bounded ones in frames of tokens. Results go to FILE, one line of JSON each; what it has is not run again, so a run may
+be cut and resumed (`--at-most N` runs stop by themselves). The table of all of them is printed last.
 """
 
 from __future__ import annotations
@@ -120,15 +120,17 @@ def played(clip: AnnotatedClip, count: int) -> AnnotatedClip:
     return replace(clip, frame_paths=frames, label_paths=labels)
 
 
-def policies(tokens: int, budgets: list[int], thresholds: list[float]) -> dict[str, MemoryPolicy]:
-    """tokens: of one frame."""
+def policies(
+    tokens: int, budgets: list[int], thresholds: list[float], every: int | None = None
+) -> dict[str, MemoryPolicy]:
+    """tokens: of one frame. every: steps between memorised frames, None for what the weights say."""
     found = {"reference only": MemoryPolicy(kind="every_k", memorize_every=10**6)}
     for budget in budgets:
-        found[f"window, {budget} frames"] = MemoryPolicy("window", budget * tokens)
+        found[f"window, {budget} frames"] = MemoryPolicy("window", budget * tokens, memorize_every=every)
         for threshold in thresholds:
-            policy = MemoryPolicy("adaptive", budget * tokens, merge_threshold=threshold)
+            policy = MemoryPolicy("adaptive", budget * tokens, memorize_every=every, merge_threshold=threshold)
             found[f"adaptive, {budget} frames, merge over {threshold}"] = policy
-    return {**found, "every_k": MemoryPolicy(kind="every_k")}
+    return {**found, "every_k": MemoryPolicy(kind="every_k", memorize_every=every)}
 
 
 def _options() -> argparse.Namespace:
@@ -136,6 +138,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("clips", type=Path)
     parser.add_argument("--into", type=Path, required=True)
     parser.add_argument("--engine", default="deaot-t")
+    parser.add_argument("--every", type=int, help="steps from one memorised frame to the next")
     parser.add_argument("--frames", type=int, nargs="+", default=[4, 16])
     parser.add_argument("--thresholds", type=float, nargs="+", default=[0.98])
     parser.add_argument("--only", nargs="+", default=[], help="names of clips")
@@ -160,12 +163,13 @@ def main() -> None:
         clips = [clip if not options.play else played(clip, options.play) for clip in clips if not clip.composite]
         setting = f"{options.engine}, {', '.join(f'{clip.name} {len(clip.frame_paths)} frames' for clip in clips)}"
         size = Size.of(clips[0].label_map(0))
+    setting += f", every {options.every}" if options.every else ""
     seen = engine.open(size, MemoryPolicy(kind="every_k")).network_size
     tokens = -(-seen.height // STRIDE) * -(-seen.width // STRIDE)
     done = _read(options.into)
     waiting = [
         (label, policy)
-        for label, policy in policies(tokens, options.frames, options.thresholds).items()
+        for label, policy in policies(tokens, options.frames, options.thresholds, options.every).items()
         if options.matching in label and not any((run.setting, run.policy) == (setting, label) for run in done)
     ]
     for label, policy in waiting[: options.at_most]:

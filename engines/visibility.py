@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.labels import most_probable
+from engines.labels import Ranking, rank_channels
 from engines.types import Prediction
 
 
@@ -93,45 +93,63 @@ def uncertainty_map(probability: Tensor) -> Tensor:
     """
     top, channel = probability.max(dim=0, keepdim=True)
     second = probability.scatter(0, channel, -torch.inf).amax(dim=0)
-    return torch.exp(1.0 - top[0] / (second + 1e-8))
+    return uncertainty_of(top[0], second)
+
+
+def uncertainty_of(best: Tensor, second: Tensor) -> Tensor:
+    """exp(1 - p1 / p2) of the largest and the second largest probability."""
+    return torch.exp(1.0 - best / (second + 1e-8))
 
 
 def predict(
-    probability: Tensor, object_ids: Sequence[int], visibility: Visibility, *, keep_probability: bool = False
+    probability: Tensor,
+    object_ids: Sequence[int],
+    visibility: Visibility,
+    *,
+    keep_probability: bool = False,
+    ranking: Ranking | None = None,
 ) -> Prediction:
     """Judge one frame: who is visible, the label map of those, their scores and uncertainties.
 
     probability: [K+1, H, W] float, background first, then object_ids in ascending order; sums to 1 over channels.
-    Pixels of lost objects go to the next most probable channel.
+    ranking: of `probability`, where it is known already. Pixels of lost objects go to the next most probable channel.
     """
-    label = most_probable(probability)
-    against_background = probability[1:] / (probability[1:] + probability[:1]).clamp(min=1e-12)
-    peak = against_background.flatten(1).amax(dim=1)
-    area = torch.bincount(label.flatten(), minlength=probability.shape[0])
+    ranked = ranking or rank_channels(probability)
+    odds = (probability[1:] / probability[:1].clamp(min=1e-12)).flatten(1).amax(dim=1)
+    peak = odds / (1 + odds)  # against the background alone
+    area = torch.bincount(ranked.label.flatten(), minlength=probability.shape[0])
     for object_id, p, a in zip(object_ids, peak.tolist(), area[1:].tolist(), strict=True):
         visibility.observe(object_id, peak=p, area_px=a)
     lost = [c for c, object_id in enumerate(object_ids, start=1) if not visibility.is_visible(object_id)]
+    shown = ranked
     if lost:
-        without_lost = probability.index_fill(0, torch.tensor(lost, device=probability.device), -1.0)
-        label = most_probable(without_lost)
+        shown = rank_channels(probability.index_fill(0, torch.tensor(lost, device=probability.device), -1.0))
     names = np.array([0, *object_ids], dtype=np.uint8)
-    scores = _mean_by_label(probability.gather(0, label[None])[0], label, len(names), empty=0.0)
-    doubts = _mean_by_label(uncertainty_map(probability), label, len(names), empty=1.0)
+    scores, doubts = _means(shown, ranked, len(names))
     return Prediction(
-        label_map=names[label.cpu().numpy()],
+        label_map=names[shown.label.cpu().numpy()],
         scores=_by_object(object_ids, scores),
         uncertainty=_by_object(object_ids, doubts),
         probability=probability.float() if keep_probability else None,
     )
 
 
+def _means(shown: Ranking, ranked: Ranking, channels: int) -> tuple[list[float], list[float]]:
+    """Mean probability and mean uncertainty over each channel's pixels; 0 and 1 for a channel without any.
+
+    The background's are not computed.
+    """
+    label = shown.label.flatten()
+    inside = label.nonzero().squeeze(1)
+    owner = label[inside].to(torch.int64)
+    doubt = uncertainty_of(ranked.best.flatten()[inside], ranked.second.flatten()[inside])
+    size = torch.bincount(owner, minlength=channels)
+    means = []
+    for values, empty in ((shown.best.flatten()[inside], 0.0), (doubt, 1.0)):
+        sums = torch.zeros(channels, dtype=torch.float64, device=label.device).index_add_(0, owner, values.double())
+        means.append(torch.where(size > 0, sums / size.clamp(min=1), empty).tolist())
+    return means[0], means[1]
+
+
 def _by_object(object_ids: Sequence[int], values: Sequence[float]) -> dict[int, float]:
     return dict(zip(object_ids, values[1:], strict=True))
-
-
-def _mean_by_label(values: Tensor, label: Tensor, channels: int, *, empty: float) -> list[float]:
-    """Mean of `values` over the pixels of each channel; `empty` for a channel without pixels."""
-    flat = label.flatten()
-    sums = torch.zeros(channels, dtype=torch.float64, device=flat.device).index_add_(0, flat, values.double().flatten())
-    size = torch.bincount(flat, minlength=channels)
-    return torch.where(size > 0, sums / size.clamp(min=1), empty).tolist()

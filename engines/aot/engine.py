@@ -20,7 +20,7 @@ from engines.aot.track import AotTrack, Group
 from engines.banks.budget import budget_tokens, require_budget
 from engines.catalog import DEFAULT_BUDGET_FRAMES
 from engines.errors import FrameSizeChanged, NoReferenceFrame
-from engines.labels import compose, one_hot, to_channels
+from engines.labels import compose, most_probable, one_hot, rank_channels, to_channels
 from engines.protocols import EngineSpec
 from engines.transforms import network_size, resize_labels, to_network
 from engines.types import Frame, LabelMap, MemoryPolicy, Prediction, Size, TrackState
@@ -144,7 +144,7 @@ class AotEngine:
             return track.labels
         _, logits = self._segment(encoded, track.groups, count_usage=False)
         probability, ids = self._probability(track, logits)
-        return memory_labels(probability, ids, track.network_size)
+        return memory_labels(most_probable(probability), ids, track.network_size)
 
     # --- frames ------------------------------------------------------------------------------------------------------
 
@@ -203,8 +203,9 @@ class AotEngine:
 
     def _predict(self, track: AotTrack, frame: Frame, logits: Sequence[Tensor], *, probability: bool) -> Prediction:
         merged, ids = self._probability(track, logits)
-        prediction = predict(merged, ids, track.visibility, keep_probability=probability)
-        track.labels = memory_labels(merged, ids, track.network_size)
+        ranking = rank_channels(merged)
+        prediction = predict(merged, ids, track.visibility, keep_probability=probability, ranking=ranking)
+        track.labels = memory_labels(ranking.label, ids, track.network_size)
         track.frame_mark = zlib.crc32(frame.tobytes())
         track.steps += 1
         return prediction

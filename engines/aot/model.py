@@ -34,6 +34,7 @@ from engines.layers.norm import fold_norms
 from engines.layers.products import recast_linear
 from engines.layers.resnet import RESNET50_BLOCKS, ResNet
 from engines.layers.serving_conv import PointwiseConv2d, recast_pointwise
+from engines.layers.serving_inverted import recast_inverted
 from engines.layers.swin import SwinTransformer
 
 LongTermReader = Callable[[int, Tensor], Tensor]
@@ -110,7 +111,9 @@ class DecoderNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, streams * 256] to the same."""
-        return self.gn(x.transpose(1, 2)).transpose(1, 2)
+        maps = x.transpose(1, 2).unsqueeze(2)  # [B, streams * 256, 1, N], channels last in memory: nothing is copied
+        normed: Tensor = self.gn(maps).squeeze(2)
+        return normed.transpose(1, 2)
 
 
 class Propagation(nn.Module):
@@ -164,6 +167,7 @@ class AotNet(nn.Module):
         The state dict is not the published one afterwards.
         """
         fold_norms(self.encoder)
+        recast_inverted(self.encoder)
         recast_pointwise(self.encoder)
         recast_pointwise(self.decoder)
         recast_linear(self)

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from engines.aot.model import resize_logits
-from engines.labels import Slots, merge_groups, most_probable
+from engines.labels import Slots, merge_groups
 from engines.transforms import resize_labels
 from engines.types import LabelMap, Size
-
-_NEVER = -1e4
 
 
 def object_probability(
@@ -21,19 +19,21 @@ def object_probability(
 ) -> tuple[Tensor, tuple[int, ...]]:
     """Distribution over the background and the objects of all groups at `size`, and the objects' ids.
 
-    logits: per group [channels, h4, w4]; channels that no object has are left out. Returns [K + 1, H, W] float32 and
-    K ids, ascending. At least one group.
+    logits: per group [channels, h4, w4]; channels that no object has count for nothing. Returns [K + 1, H, W] float32
+    and K ids, ascending. At least one group.
     """
     probabilities = []
     for row, group in zip(logits, slots, strict=True):
-        unused = set(range(row.shape[0])) - set(group.ordered_channels())
-        used = row.index_fill(0, torch.tensor(sorted(unused), dtype=torch.int64, device=row.device), _NEVER)
-        resized = resize_logits(used[None], (size.height, size.width), align_corners=align_corners)
+        used = row[group.ordered_channels()][None]
+        resized = resize_logits(used, (size.height, size.width), align_corners=align_corners)
         probabilities.append(torch.softmax(resized[0], dim=0))
     return merge_groups(probabilities, slots)
 
 
-def memory_labels(probability: Tensor, object_ids: Sequence[int], size: Size) -> LabelMap:
-    """The most probable object of each pixel, lost ones included, at the network's size."""
+def memory_labels(label: Tensor, object_ids: Sequence[int], size: Size) -> LabelMap:
+    """The most probable object of each pixel, lost ones included, at the network's size.
+
+    label: [H, W] place of the most probable channel, 0 for the background, then `object_ids` in their order.
+    """
     names = np.array([0, *object_ids], dtype=np.uint8)
-    return resize_labels(names[most_probable(probability).cpu().numpy()], size)
+    return names[resize_labels(label.cpu().numpy(), size)]

@@ -19,6 +19,7 @@ from engines.layers.mobilenetv2 import MobileNetV2
 from engines.layers.norm import fold_norms
 from engines.layers.products import linear
 from engines.layers.serving_conv import recast_pointwise
+from engines.layers.serving_inverted import recast_inverted
 from engines.layers.xception import ConvNorm, NormConfig, SeparableConv, TrunkFeatures, Xception65, plain_conv
 
 _DECODER_EPS = 1e-5
@@ -194,6 +195,7 @@ class FeelvosNet(nn.Module):
     def optimise_for_serving(self) -> None:
         """Fold the norms and recast 1x1 convolutions, in place; the state dict is another one afterwards."""
         fold_norms(self)
+        recast_inverted(self)
         recast_pointwise(self)
 
     def encode(self, image: Tensor) -> FrameFeatures:

@@ -13,6 +13,9 @@ from engines.layers.products import product
 SCORES_PER_BLOCK = 1 << 21
 """Attention scores held at once (8 MiB in float32), whatever the length of the memory."""
 
+ROWS_PER_BLOCK = 560
+"""Queries in a block on CPU: with more, their scores leave the cache before they have met the values."""
+
 
 class Readout(NamedTuple):
     """value: [B, N, heads * dv]. mass: [B, M] attention that each memory token got, or None when not asked for."""
@@ -58,7 +61,7 @@ def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, *, count_mass: bool) -> R
     batch, heads, n, d = q.shape
     q = q * d**-0.5
     k = k.transpose(-2, -1)
-    rows = max(32, SCORES_PER_BLOCK // (batch * heads * k.shape[-1]))
+    rows = _block_rows(n, batch * heads * k.shape[-1], on_cpu=q.is_cpu)
     parts: list[Tensor] = []
     mass = q.new_zeros(batch, k.shape[-1], dtype=torch.float32) if count_mass else None
     for start in range(0, n, rows):
@@ -68,6 +71,13 @@ def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, *, count_mass: bool) -> R
             mass += weights.detach().float().sum(dim=2).mean(dim=1)
     merged = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
     return Readout(merged.transpose(1, 2).flatten(2), mass)
+
+
+def _block_rows(queries: int, scores_per_row: int, *, on_cpu: bool) -> int:
+    """Queries in each of as many equal blocks as it takes."""
+    most = max(32, SCORES_PER_BLOCK // scores_per_row)
+    most = min(most, ROWS_PER_BLOCK) if on_cpu else most
+    return -(-queries // -(-queries // most))
 
 
 class DepthwiseConv2d(nn.Module):

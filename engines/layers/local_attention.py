@@ -1,14 +1,15 @@
 """Attention inside a square window around each position, without unfolding the window.
 
-Queries are taken in bands of a few rows of the grid. A band reads the rows of keys that its windows touch, neighbours
-in memory, so nothing is copied. What lies outside a query's own window is masked.
-All of it is plain tensor arithmetic, so autograd and compilation work.
+Queries are taken in tiles of the grid: strips of columns, cut into bands of a few rows. The keys and values around a
+strip are copied once; what a band's windows touch of them then lies side by side in memory, for one product. What lies
+outside a query's own window is masked. All of it is plain tensor arithmetic, so autograd and compilation work.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import isqrt
 from typing import NamedTuple
 
@@ -18,11 +19,14 @@ from torch import Tensor
 
 from engines.layers.products import product
 
-BAND_ROWS = 4
-"""Rows of queries in a band: fewer waste fewer multiplications, more need fewer steps."""
+TILE_ROWS = 8
+TILE_COLUMNS = 18
+"""Queries in a tile on CPU: smaller tiles waste fewer multiplications, larger ones need fewer and better products."""
 
 DENSE_TOKENS = 640
-"""Grids up to this many positions are one band on CPU; on other devices, bands are four times as high."""
+"""Grids up to this many positions are one tile on CPU; elsewhere, tiles are bands of `BAND_ROWS` whole rows."""
+
+BAND_ROWS = 16
 
 
 class WindowBias(NamedTuple):
@@ -54,54 +58,76 @@ def unband(x: Tensor, d: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Band:
-    """Rows `first` to `last` of a grid as queries, and the rows `low` to `high` of keys that their windows touch."""
+class _Span:
+    """Positions `first` to `last` of one axis as queries, and `low` to `high` as the keys that their windows touch."""
 
-    width: int
-    radius: int
     first: int
     last: int
     low: int
     high: int
+    radius: int
 
     @property
     def queries(self) -> slice:
-        return slice(self.first * self.width, self.last * self.width)
+        return slice(self.first, self.last)
 
     @property
     def keys(self) -> slice:
-        return slice(self.low * self.width, self.high * self.width)
+        return slice(self.low, self.high)
+
+    @property
+    def kept(self) -> slice:
+        """The keys that exist among those from `radius` before the first query to `radius` after the last."""
+        skipped = self.low - (self.first - self.radius)
+        return slice(skipped, skipped + self.high - self.low)
+
+    @property
+    def missing(self) -> tuple[int, int]:
+        """How many of those do not exist, before and after."""
+        return self.low - (self.first - self.radius), self.last + self.radius - self.high
+
+
+def _spans(length: int, step: int, radius: int) -> list[_Span]:
+    """The axis in equal parts of at most about `step` positions."""
+    count = max(1, round(length / step))
+    cuts = [length * index // count for index in range(count + 1)]
+    return [_Span(a, b, max(0, a - radius), min(length, b + radius), radius) for a, b in pairwise(cuts)]
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Queries and keys of a tile, row by row."""
+
+    rows: _Span
+    columns: _Span
 
     def spread(self, bias: Tensor) -> Tensor:
         """[T, queries, offsets] to [T, queries, keys]: each offset's logit at the key it means, no key elsewhere."""
-        o, r, fill = 2 * self.radius + 1, self.radius, _never(bias)
-        x = bias.unflatten(2, (o, o)).unflatten(1, (-1, self.width)).transpose(2, 3)  # [T, i, dy, j, dx]
-        x = band(x, fill)[..., r : r + self.width].permute(0, 3, 4, 1, 2)  # [T, j, kx, i, dy]
-        skipped = self.low - (self.first - r)
-        x = band(x, fill)[..., skipped : skipped + self.high - self.low].permute(0, 3, 1, 4, 2)  # [T, i, j, ky, kx]
+        o, fill = 2 * self.rows.radius + 1, _never(bias)
+        width = self.columns.last - self.columns.first
+        x = bias.unflatten(2, (o, o)).unflatten(1, (-1, width)).transpose(2, 3)  # [T, i, dy, j, dx]
+        x = band(x, fill)[..., self.columns.kept].permute(0, 3, 4, 1, 2)  # [T, j, kx, i, dy]
+        x = band(x, fill)[..., self.rows.kept].permute(0, 3, 1, 4, 2)  # [T, i, j, ky, kx]
         return x.flatten(3, 4).flatten(1, 2)
 
     def collect(self, weights: Tensor) -> Tensor:
         """Inverse of spread(): [T, queries, keys] to [T, queries, offsets]."""
-        o, r = 2 * self.radius + 1, self.radius
-        x = weights.unflatten(2, (-1, self.width)).unflatten(1, (-1, self.width))  # [T, i, j, ky, kx]
-        skipped = self.low - (self.first - r)
-        x = F.pad(x, (r, r, skipped, self.last + r - self.high)).permute(0, 2, 4, 1, 3)  # [T, j, kx, i, ky]
+        o = 2 * self.rows.radius + 1
+        width, key_width = self.columns.last - self.columns.first, self.columns.high - self.columns.low
+        x = weights.unflatten(2, (-1, key_width)).unflatten(1, (-1, width))  # [T, i, j, ky, kx]
+        x = F.pad(x, (*self.columns.missing, *self.rows.missing)).permute(0, 2, 4, 1, 3)  # [T, j, kx, i, ky]
         x = unband(x, o).permute(0, 3, 4, 1, 2)  # [T, i, dy, j, kx]
         return unband(x, o).transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
-def _bands(grid: tuple[int, int], radius: int, device: torch.device) -> list[_Band]:
+def _tiling(grid: tuple[int, int], radius: int, device: torch.device) -> tuple[list[_Span], list[_Span]]:
+    """Bands of rows and strips of columns."""
     height, width = grid
     if device.type != "cpu":
-        rows = 4 * BAND_ROWS
-    else:
-        rows = height if height * width <= DENSE_TOKENS else BAND_ROWS
-    bands = []
-    for first in range(0, height, rows):
-        last = min(first + rows, height)
-        bands.append(_Band(width, radius, first, last, max(0, first - radius), min(height, last + radius)))
-    return bands
+        return _spans(height, BAND_ROWS, radius), _spans(width, width, radius)
+    if height * width <= DENSE_TOKENS:
+        return _spans(height, height, radius), _spans(width, width, radius)
+    return _spans(height, TILE_ROWS, radius), _spans(width, TILE_COLUMNS, radius)
 
 
 def _fold_heads(x: Tensor, heads: int) -> Tensor:
@@ -129,21 +155,34 @@ def local_attend(
     Source: AOT, Yang et al. 2021, section 4.3 (short-term attention).
     """
     radius = (isqrt(bias.logit.shape[-1]) - 1) // 2
-    q = _fold_heads(query, heads) * (query.shape[-1] // heads) ** -0.5
-    k, v = [_fold_heads(x, heads) for x in keys], [_fold_heads(x, heads) for x in values]
-    logits = bias.logit.flatten(0, 1)
+    maps = [_fold_heads(query, heads) * (query.shape[-1] // heads) ** -0.5, bias.logit.flatten(0, 1)]
+    maps += [_fold_heads(x, heads) for x in (*keys, *values)]
+    q, logits, *memory = (x.unflatten(1, grid) for x in maps)  # [T, h, w, .], T = B * heads
+    bands, strips = _tiling(grid, radius, query.device)
     parts = []
-    for part in _bands(grid, radius, query.device):
-        allowed = part.spread(logits[:, part.queries])
-        scores = [product(q[:, part.queries], x[:, part.keys].transpose(1, 2)).add_(allowed) for x in k]
-        weights = torch.softmax(_one(scores, dim=-1), dim=-1)
-        read = product(weights, _one([x[:, part.keys] for x in v], dim=1))
-        parts.append(read if bias.value is None else read + _relative_values(weights, part, bias.value, len(v)))
-    return _one(parts, dim=1).unflatten(0, (-1, heads)).transpose(1, 2).flatten(2)
+    for columns in strips:
+        around = [x[:, :, columns.keys].contiguous() for x in memory]
+        own = q[:, :, columns.queries], logits[:, :, columns.queries]
+        tiles = [_read_tile(_Tile(rows, columns), *own, around, bias.value) for rows in bands]
+        parts.append(_one(tiles, dim=1))
+    return _one(parts, dim=2).flatten(1, 2).unflatten(0, (-1, heads)).transpose(1, 2).flatten(2)
 
 
-def _relative_values(weights: Tensor, part: _Band, value: Tensor, frames: int) -> Tensor:
+def _read_tile(tile: _Tile, query: Tensor, logits: Tensor, memory: Sequence[Tensor], relative: Tensor | None) -> Tensor:
+    """[T, rows, columns, dv] of one tile. query, logits, memory (keys, then values): its strip, [T, h, ., .]."""
+    read, near = tile.rows.queries, [x[:, tile.rows.keys].flatten(1, 2) for x in memory]
+    keys, values = near[: len(near) // 2], near[len(near) // 2 :]
+    allowed = tile.spread(logits[:, read].flatten(1, 2))
+    scores = [product(query[:, read].flatten(1, 2), key.transpose(1, 2)).add_(allowed) for key in keys]
+    weights = torch.softmax(_one(scores, dim=-1), dim=-1)
+    found = product(weights, _one(values, dim=1))
+    if relative is not None:
+        found = found + _relative_values(weights, tile, relative, len(values))
+    return found.unflatten(1, (-1, query.shape[2]))
+
+
+def _relative_values(weights: Tensor, tile: _Tile, value: Tensor, frames: int) -> Tensor:
     """What the offsets themselves add: weights [B * heads, n, frames * keys], value [heads, dv, offsets]."""
-    by_offset = part.collect(weights.unflatten(-1, (frames, -1)).sum(dim=-2))  # [B * heads, n, offsets]
+    by_offset = tile.collect(weights.unflatten(-1, (frames, -1)).sum(dim=-2))  # [B * heads, n, offsets]
     by_head = by_offset.unflatten(0, (-1, value.shape[0]))
     return (by_head @ value.transpose(1, 2)).flatten(0, 1)

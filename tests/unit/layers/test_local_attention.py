@@ -62,6 +62,8 @@ def test_equals_the_definition(
     grid: tuple[int, int], radius: int, frames: int, dense_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engines.layers.local_attention.DENSE_TOKENS", dense_tokens)
+    monkeypatch.setattr("engines.layers.local_attention.TILE_ROWS", 3)
+    monkeypatch.setattr("engines.layers.local_attention.TILE_COLUMNS", 4)
     query, keys, values, bias = _inputs(grid, radius, frames, relative_value=frames == 1)
     ours = local_attend(query, keys, values, bias, grid=grid, heads=HEADS)
     for sample in range(2):
@@ -74,7 +76,8 @@ def test_equals_the_definition(
 @pytest.mark.parametrize("dense_tokens", [640, 0])
 def test_gradient_is_right_in_both_forms(dense_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engines.layers.local_attention.DENSE_TOKENS", dense_tokens)
-    monkeypatch.setattr("engines.layers.local_attention.BAND_ROWS", 2)
+    monkeypatch.setattr("engines.layers.local_attention.TILE_ROWS", 2)
+    monkeypatch.setattr("engines.layers.local_attention.TILE_COLUMNS", 4)
     query, keys, values, bias = _inputs((3, 3), 1, 1, relative_value=True)
     inputs = [x[:1].requires_grad_() for x in (query, keys[0], values[0], bias.logit)]
 
