@@ -45,6 +45,11 @@ def split(stills: list[Still]) -> tuple[list[Still], list[Still]]:
     return [still for i, still in enumerate(stills) if i % HELD_OUT], stills[::HELD_OUT]
 
 
+def halves(held_out: list[Still]) -> tuple[list[Still], list[Still]]:
+    """Of the held-out ones, those that choices are made on, and those that results are reported on."""
+    return held_out[::2], held_out[1::2]
+
+
 def maker(stills: list[Still], natural: float = NATURAL) -> SceneMaker:
     """Scenes of these stills alone. natural: share of scenes that are a still as it is."""
     backgrounds = [without_objects(still) for still in stills if (still.labels > 0).mean() < 0.4]

@@ -108,7 +108,13 @@ def _aot(name: str, trunk: str, layers: int, *, starter: str | None = None) -> E
 
 
 def _uniref(
-    name: str, summary: str, token_bytes: int, *, weights_licence: str = "", vocabulary: tuple[str, ...] = ()
+    name: str,
+    summary: str,
+    token_bytes: int,
+    *,
+    weights_licence: str = "",
+    vocabulary: tuple[str, ...] = (),
+    starter: str | None = None,
 ) -> EngineInfo:
     return EngineInfo(
         name=name,
@@ -121,6 +127,7 @@ def _uniref(
         tokens_per_object=True,
         vocabulary=vocabulary,
         weights_licence=weights_licence,
+        starter=starter,
         max_long_side=1333,
         frame_bytes_per_px=0,
         object_bytes_per_px=1560,
@@ -169,6 +176,7 @@ _ENGINES: tuple[EngineInfo, ...] = (
         "Light UniRef++ for CPU with a small vocabulary of colours, sizes, positions and ordinals.",
         1030,
         vocabulary=WORDS,
+        starter="uniref-t",
     ),
     EngineInfo(
         name="stm",
@@ -227,7 +235,7 @@ _ENGINES: tuple[EngineInfo, ...] = (
     EngineInfo(
         name="text-rules",
         family="text_rules",
-        summary="A small grammar over proposals: colours, sizes, positions and ordinals, without weights.",
+        summary="A small grammar over proposals: colours, sizes, positions and ordinals.",
         reference_kinds=("text",),
         vocabulary=TEXT_RULE_WORDS,
         follows=False,

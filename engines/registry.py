@@ -40,7 +40,10 @@ _BUILDERS: dict[str, str] = {
 }
 
 
-_PROPOSERS: dict[str, str] = {"spatial_embeddings": "engines.spatial_embeddings.engine:build_proposer"}
+_PROPOSERS: dict[str, str] = {
+    "spatial_embeddings": "engines.spatial_embeddings.engine:build_proposer",
+    "uniref": "engines.uniref.proposer:build_proposer",
+}
 
 
 def resolve_device(device: str | torch.device) -> torch.device:

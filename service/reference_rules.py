@@ -40,9 +40,9 @@ class TextRoute:
 
 
 def text_route(engine: EngineInfo) -> TextRoute:
-    """The session's own engine where it reads text, else the rules over proposals."""
-    if "text" in engine.reference_kinds:
-        return TextRoute(engine.name, engine.vocabulary)
+    """The session's own engine where it reads free text, else the rules over proposals."""
+    if "text" in engine.reference_kinds and not engine.vocabulary:
+        return TextRoute(engine.name, ())
     return TextRoute(TEXT_RULES, CATALOG[TEXT_RULES].vocabulary)
 
 

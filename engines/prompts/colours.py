@@ -1,4 +1,7 @@
-"""Colour names: which of eleven a pixel has, by the nearest sample in CIE Lab. Knows no objects."""
+"""Colour names: which of eleven a pixel has, by the nearest sample in CIE Lab. Knows no objects.
+
+The texts that readers are trained and measured on name colours in their own way, see `engines.uniref.attributes`.
+"""
 
 from __future__ import annotations
 

@@ -47,6 +47,10 @@ class GrabCutConfig:
     least_kept_named: float = 0.2
 
 
+COARSE = GrabCutConfig(long_side=320, context=0.8, region_core=0.3, region_reach=0.5)
+"""For regions that a small network has drawn: their rims are nearly anywhere."""
+
+
 def mask_from_box(frame: Frame, box: Box, config: GrabCutConfig | None = None) -> Mask:
     """[H, W] bool: the object that fills the box. Where no cut is found, the ellipse inside the box.
 

@@ -17,7 +17,7 @@ from engines.errors import UnusableReference, WeightsError
 from engines.prompts.candidates import CandidateProposer
 from engines.prompts.colours import NAMES, name_map, to_lab
 from engines.prompts.exemplar_rules import most_alike
-from engines.prompts.grabcut import mask_from_box, mask_from_points, sharpen
+from engines.prompts.grabcut import COARSE, mask_from_box, mask_from_points, mask_from_region, sharpen
 from engines.prompts.text_grammar import parse
 from engines.prompts.text_rules import agreed, select
 from engines.prompts.window import Box, Point
@@ -48,8 +48,7 @@ class ReferenceResolver:
 
     def __init__(self, device: str | torch.device = "auto") -> None:
         self._device = device
-        self._network: Proposer | None = None
-        self._asked = False
+        self._loaded: dict[str, Proposer | None] = {}
         self._found: CandidateProposer | None = None
 
     def box(self, frame: Frame, box: Box) -> Resolved:
@@ -62,7 +61,9 @@ class ReferenceResolver:
 
     def text(self, frames: Sequence[Frame], text: str, engine: Engine) -> Resolved:
         """The object that a text describes. Raises UnusableReference, UnsupportedReference."""
-        if isinstance(engine, ReferenceSegmenter) and "text" in engine.spec.info.reference_kinds:
+        info = engine.spec.info
+        # Where a vocabulary is small the rules know it too, and find the object more often (docs/references.md).
+        if isinstance(engine, ReferenceSegmenter) and "text" in info.reference_kinds and not info.vocabulary:
             return self.read_by_network(frames, text, engine)
         return Resolved(self.read_by_rules(frames, text))
 
@@ -71,7 +72,7 @@ class ReferenceResolver:
         if isinstance(engine, ReferenceSegmenter) and "exemplar" in engine.spec.info.reference_kinds:
             found = engine.ground(frames[0], exemplar=exemplar, exemplar_mask=exemplar_mask)
             return _grounded(found, "the exemplar")
-        best = most_alike(frames[0], self._candidates(frames), exemplar, exemplar_mask)
+        best = most_alike(frames[0], self._pool().ranked(frames), exemplar, exemplar_mask)
         warning = f"exemplar: {engine.spec.info.name} does not compare pictures; the object was found by colour alone"
         return Resolved(sharpen(frames[0], best[0].mask), (warning,))
 
@@ -88,9 +89,11 @@ class ReferenceResolver:
     def read_by_rules(self, frames: Sequence[Frame], text: str) -> NDArray[np.bool_]:
         """[H, W] what the small grammar takes a text to mean. Raises UnusableReference, UnsupportedReference."""
         query = parse(text)
-        found = select(query, frames[0], self._candidates(frames))
-        mask = agreed(found) if query.ordinal is None else found[0].mask
-        return sharpen(frames[0], mask, _named(frames[0], query.colours) if query.colours else None)
+        if query.kind == "colour":
+            mask = agreed(select(query, frames[0], self._pool().ranked(frames)))
+            return sharpen(frames[0], mask, _named(frames[0], query.colours) if query.colours else None)
+        mask = agreed(select(query, frames[0], self.candidates(frames)))
+        return mask_from_region(frames[0], mask, COARSE)
 
     def read_by_network(self, frames: Sequence[Frame], text: str, engine: ReferenceSegmenter) -> Resolved:
         """What an engine takes a text to mean. Raises UnusableReference, UnsupportedReference."""
@@ -98,23 +101,28 @@ class ReferenceResolver:
 
     def _objects(self, frames: Sequence[Frame]) -> list[Proposal]:
         """What the network sees and what moves; regions of one colour only where there is neither."""
-        network = self._load_network()
+        network = self._load("spatial-embeddings")
         proposers = [MovingProposer()] if network is None else [network, MovingProposer()]
         return PooledProposer(proposers, fallback=ColourRegionProposer()).propose(frames)
 
-    def _candidates(self, frames: Sequence[Frame]) -> list[Proposal]:
-        self._found = self._found or CandidateProposer(self._load_network())
-        return self._found.propose(frames)
+    def candidates(self, frames: Sequence[Frame]) -> list[Proposal]:
+        """What texts choose from that count or compare, likeliest objects first."""
+        return self._pool().propose(frames)
 
-    def _load_network(self) -> Proposer | None:
-        """The network's starter weights, if this installation has any."""
-        if not self._asked:
-            self._asked = True
+    def _pool(self) -> CandidateProposer:
+        if self._found is None:
+            self._found = CandidateProposer(self._load("spatial-embeddings"), self._load("uniref-t"))
+        return self._found
+
+    def _load(self, name: str) -> Proposer | None:
+        """A proposer with its starter weights, if this installation has any."""
+        if name not in self._loaded:
             try:
-                self._network = create_proposer(device=self._device)
+                self._loaded[name] = create_proposer(name, device=self._device)
             except WeightsError as error:
-                _log.info("proposals without a network: %s", error)
-        return self._network
+                _log.info("proposals without %s: %s", name, error)
+                self._loaded[name] = None
+        return self._loaded[name]
 
 
 def _named(frame: Frame, colours: Sequence[str]) -> NDArray[np.bool_]:

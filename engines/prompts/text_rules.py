@@ -23,22 +23,28 @@ _LONG_SIDE = 320
 
 @dataclass(frozen=True)
 class RuleConfig:
-    """countable: a proposal counts in an ordinal from this share of the best match on. apart: two countable ones share
+    """prior: power of the proposal's own probability beside a colour.
 
-    less than this of their area. prior: power of the proposal's own score beside the words.
     colour_floor: share of a mask's pixels that must have the colour asked for. contrast: power of how far the colour
     is the mask's rather than that of the rest of the frame: what has few pixels of a colour that nothing else has is
     meant, not the largest piece of what everything is made of. nearly, same_thing: share of the best score,
     and of the smaller of it and the best mask, from which a proposal has a say in where the object ends.
+
+    Where objects are counted or compared: apart, apart_iou: those that share less than this of the smaller one's area,
+    and less than this IoU, are two. sure_fit: fit of a colour from which it is no doubt meant. trust: power of a
+    probability there. least: under it there is no object.
     """
 
-    countable: float = 0.35
-    apart: float = 0.3
     prior: float = 0.8
     colour_floor: float = 0.1
     contrast: float = 0.5
     nearly: float = 0.5
     same_thing: float = 0.5
+    apart: float = 0.5
+    apart_iou: float = 0.3
+    sure_fit: float = 0.3
+    trust: float = 0.7
+    least: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -61,24 +67,29 @@ def select(
 ) -> list[Proposal]:
     """The proposals that fit, best first; their scores say how well the words fit, 0..1.
 
-    proposals: as a Proposer gives them, for this frame. Raises UnusableReference, worded for the client, if none fits.
+    proposals: of this frame; where any are counted or compared, their scores are probabilities of being an object.
+    Raises UnusableReference, worded for the client, if none fits.
     """
     config = config or RuleConfig()
     looks = _describe(frame, proposals)
-    scored = [
-        Proposal(each.mask, fit * each.score**config.prior)
-        for each, fit in zip(proposals, _fits(query, looks, config), strict=True)
-    ]
-    pairs = sorted(
-        ((each, look) for each, look in zip(scored, looks, strict=True) if each.score > 0.0),
-        key=lambda pair: pair[0].score,
-        reverse=True,
-    )
-    if not pairs:
+    fits = np.array([_own_fit(query, look, config) for look in looks])
+    chances = np.array([each.score for each in proposals])
+    if not (fits * chances > 0).any():
         raise UnusableReference(f"nothing in the frame is {_words(query)}; {len(proposals)} regions were looked at")
-    if query.ordinal is None:
-        return [each for each, _ in pairs]
-    return _by_ordinal(query.ordinal, pairs, config)
+    orders = _orders(query)
+    if orders:
+        if query.colours or query.lightness:
+            chances = chances * np.minimum(1.0, fits / config.sure_fit)
+        counted = _apart(proposals, chances, config)
+        scores = _ranked(orders, looks, chances**config.trust, counted)
+        if query.ordinal is not None and not scores.any():
+            raise UnusableReference(f"the text asks for number {query.ordinal.rank} of {len(counted)} objects that fit")
+    else:
+        scores = fits * chances**config.prior
+    for direction in _areas(query):
+        scores = scores * np.array([_closeness(look, direction) ** 2 for look in looks])
+    scored = [Proposal(each.mask, float(score)) for each, score in zip(proposals, scores, strict=True) if score > 0.0]
+    return sorted(scored, key=lambda each: each.score, reverse=True)
 
 
 def agreed(fitting: Sequence[Proposal], config: RuleConfig | None = None) -> NDArray[np.bool_]:
@@ -133,23 +144,72 @@ def _describe(frame: Frame, proposals: Sequence[Proposal]) -> list[_Looks]:
     return looks
 
 
-def _fits(query: TextQuery, looks: Sequence[_Looks], config: RuleConfig) -> list[float]:
-    """How well each proposal has all attributes but the ordinal, 0..1."""
-    areas = [look.area for look in looks]
-    largest, smallest = max(areas, default=1.0), min(areas, default=1.0)
-    fits = []
-    for look in looks:
-        fit = 1.0
-        if query.colours:
-            fit *= _colour_fit(query.colours, look, config)
-        if query.lightness:
-            fit *= look.lightness if query.lightness > 0 else 1.0 - look.lightness
-        if query.size:
-            fit *= look.area / largest if query.size > 0 else smallest / look.area
-        for direction in query.directions:
-            fit *= _closeness(look, direction) ** 2
-        fits.append(fit)
-    return fits
+def _own_fit(query: TextQuery, look: _Looks, config: RuleConfig) -> float:
+    """How well a proposal has the attributes that need no other beside it, 0..1."""
+    fit = _colour_fit(query.colours, look, config) if query.colours else 1.0
+    if query.lightness:
+        fit *= look.lightness if query.lightness > 0 else 1.0 - look.lightness
+    return fit
+
+
+def _areas(query: TextQuery) -> tuple[str, ...]:
+    """Directions that mean a part of the frame: the middle, and corners. A side alone means the outermost there."""
+    return query.directions if len(query.directions) > 1 or "middle" in query.directions else ()
+
+
+def _orders(query: TextQuery) -> list[Ordinal]:
+    """What objects are counted by: the ordinal, and the outermost or largest of all."""
+    orders = [] if query.ordinal is None else [query.ordinal]
+    if not _areas(query):
+        orders += [Ordinal(1, direction) for direction in query.directions]
+    if query.size:
+        orders.append(Ordinal(1, "largest" if query.size > 0 else "smallest"))
+    return orders
+
+
+def _apart(proposals: Sequence[Proposal], chances: NDArray[np.float64], config: RuleConfig) -> list[int]:
+    """Indices of the likeliest proposals of which no two are one object."""
+    counted: list[int] = []
+    for index in np.argsort(-chances, kind="stable"):
+        if chances[index] < config.least:
+            break
+        mask = proposals[index].mask
+        others = (proposals[other].mask for other in counted)
+        if all(_overlap(mask, other) < config.apart and iou(mask, other) < config.apart_iou for other in others):
+            counted.append(int(index))
+    return counted
+
+
+def _ranked(
+    orders: Sequence[Ordinal], looks: Sequence[_Looks], chances: NDArray[np.float64], counted: Sequence[int]
+) -> NDArray[np.float64]:
+    """[n] probability of being there and having just as many before it as every order says; 0 for those not counted.
+
+    Proposals are objects independently of each other: a doubtful one before an object makes its rank doubtful.
+    """
+    scores = np.zeros(len(looks))
+    for index in counted:
+        scores[index] = chances[index]
+        for ordinal in orders:
+            place = _position(looks[index], ordinal.order)
+            others = [other for other in counted if other != index]
+            first = [
+                other for other in others if (_position(looks[other], ordinal.order) < place) == (ordinal.rank > 0)
+            ]
+            scores[index] *= _exactly(chances[first], max(0, ordinal.rank - 1))
+    return scores
+
+
+def _exactly(chances: NDArray[np.float64], count: int) -> float:
+    """Probability that `count` of independent events happen."""
+    if count > len(chances):
+        return 0.0
+    by_count = np.zeros(len(chances) + 1)
+    by_count[0] = 1.0
+    for chance in chances:
+        by_count[1:] = by_count[1:] * (1.0 - chance) + by_count[:-1] * chance
+        by_count[0] *= 1.0 - chance
+    return float(by_count[count])
 
 
 def _colour_fit(colours: Sequence[str], look: _Looks, config: RuleConfig) -> float:
@@ -172,22 +232,6 @@ def _closeness(look: _Looks, direction: str) -> float:
         case "bottom":
             return look.y
     return max(0.0, 1.0 - 2.0 * float(np.hypot(look.x - 0.5, look.y - 0.5)))
-
-
-def _by_ordinal(ordinal: Ordinal, pairs: Sequence[tuple[Proposal, _Looks]], config: RuleConfig) -> list[Proposal]:
-    """The proposals in the order that the ordinal counts, from the one it names on. Repeats are not counted."""
-    best = pairs[0][0].score
-    counted: list[tuple[Proposal, _Looks]] = []
-    for each, look in pairs:
-        if each.score >= config.countable * best and all(
-            _overlap(each.mask, other.mask) < config.apart for other, _ in counted
-        ):
-            counted.append((each, look))
-    counted.sort(key=lambda pair: _position(pair[1], ordinal.order))
-    index = ordinal.rank - 1 if ordinal.rank > 0 else len(counted) - 1
-    if index >= len(counted):
-        raise UnusableReference(f"the text asks for number {ordinal.rank} of {len(counted)} objects that fit")
-    return [each for each, _ in counted[index:]]
 
 
 def _overlap(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,9 +37,18 @@ def rank(
     motion: residual_motion() of the frame, or None for a still. The scores returned are the ranking values, 0..1.
     """
     config = config or RankingConfig()
+    weigh = motion_weight(motion, config)
+    weighed = [(each, _weight(each, config)) for each in proposals]
+    found = [Proposal(each.mask, weight * weigh(each.mask)) for each, weight in weighed if weight > 0.0]
+    return drop_repeats(found, config.same_iou)
+
+
+def motion_weight(motion: NDArray[np.float32] | None, config: RankingConfig) -> Callable[[NDArray[np.bool_]], float]:
+    """What a mask keeps of its score for how much of it moves: all where motion says nothing."""
     moving = _moving(motion, config)
-    weighed = [Proposal(each.mask, weight) for each in proposals if (weight := _weight(each, moving, config)) > 0.0]
-    return drop_repeats(weighed, config.same_iou)
+    if moving is None:
+        return lambda mask: 1.0
+    return lambda mask: config.still_weight + (1.0 - config.still_weight) * float(moving[mask].mean())
 
 
 def drop_repeats(proposals: Iterable[Proposal], same_iou: float) -> list[Proposal]:
@@ -59,15 +68,12 @@ def _moving(motion: NDArray[np.float32] | None, config: RankingConfig) -> NDArra
     return moving if config.min_share < float(moving.mean()) < config.max_share else None
 
 
-def _weight(each: Proposal, moving: NDArray[np.bool_] | None, config: RankingConfig) -> float:
+def _weight(each: Proposal, config: RankingConfig) -> float:
     share = float(each.mask.mean())
     if not config.min_share <= share <= config.max_share:
         return 0.0
     weight = each.score * float(np.sqrt(share / config.max_share))
-    weight *= 1.0 - (1.0 - config.frame_edge) * _border_share(each.mask)
-    if moving is not None:
-        weight *= config.still_weight + (1.0 - config.still_weight) * float(moving[each.mask].mean())
-    return weight
+    return weight * (1.0 - (1.0 - config.frame_edge) * _border_share(each.mask))
 
 
 def _border_share(mask: NDArray[np.bool_]) -> float:

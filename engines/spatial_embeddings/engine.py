@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from engines.checkpoint import Weights, load_checkpoint
-from engines.prompts.grabcut import GrabCutConfig, mask_from_region
+from engines.prompts.grabcut import COARSE, mask_from_region
 from engines.proposals.camera_motion import residual_motion
 from engines.proposals.ranking import drop_repeats, rank
 from engines.protocols import Proposal
@@ -24,7 +24,6 @@ from engines.types import Frame, Size
 _PUBLISHED_SHORT_SIDE = 1024
 _PUBLISHED_PIXELS = 1024 * 2048
 _FINER = (1.5, 2.0)
-_COARSE = GrabCutConfig(long_side=320, context=0.8, region_core=0.3, region_reach=0.5)
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class SpatialEmbeddingsProposer:
             found += rank([Proposal(_to_frame(each.mask, size), each.score) for each in seen], motion)
         ranked = drop_repeats(found, self.config.same_iou)
         best, rest = ranked[: self.config.refine_top], ranked[self.config.refine_top :]
-        redrawn = [Proposal(mask_from_region(frames[0], each.mask, _COARSE), each.score) for each in best]
+        redrawn = [Proposal(mask_from_region(frames[0], each.mask, COARSE), each.score) for each in best]
         return [*redrawn, *rest]
 
     def thorough(self) -> SpatialEmbeddingsProposer:

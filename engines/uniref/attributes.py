@@ -1,7 +1,9 @@
 """What can be said of the objects of a scene from their masks alone, and expressions that single one out.
 
-Colours are named in CIE Lab, sizes by area, places by centroid. A phrase is used only if it is true of one object and
-clearly false of all others, so every expression has one right answer.
+Colours are named by hue and chroma in CIE Lab, sizes by area, places by centroid. The rules that read texts name
+colours by nearest samples instead (`engines.prompts.colours`): were both the same, they would be measured against
+themselves. A phrase is used only if it is true of one object and clearly false of all others, so every expression has
+one right answer.
 """
 
 from __future__ import annotations
@@ -10,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.prompts.colours import to_lab
 from engines.types import Frame
 from engines.uniref.words import COLOURS
 
@@ -38,7 +40,7 @@ class Facts:
 
 def colour_names(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
     """[N, 3] RGB to [N] index into COLOURS."""
-    lab = cv2.cvtColor(pixels[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
+    lab = to_lab(pixels[None])[0]
     light, a, b = lab[:, 0], lab[:, 1], lab[:, 2]
     chroma, hue = np.hypot(a, b), np.degrees(np.arctan2(b, a)) % 360
     gray = np.select([light < 30, light > 78], [COLOURS.index("black"), COLOURS.index("white")], COLOURS.index("gray"))

@@ -19,10 +19,13 @@ FRAME: Frame = np.zeros((20, 30, 3), np.uint8)
 class Segmenter:
     """Answers every reference with the same finding."""
 
-    def __init__(self, found: Grounding) -> None:
+    def __init__(self, found: Grounding, vocabulary: tuple[str, ...] = ()) -> None:
         self.found = found
         self.asked: list[dict[str, Any]] = []
-        self.spec = SimpleNamespace(info=SimpleNamespace(name="made-up", reference_kinds=("mask", "text", "exemplar")))
+        kinds = ("mask", "text", "exemplar")
+        self.spec = SimpleNamespace(
+            info=SimpleNamespace(name="made-up", reference_kinds=kinds, vocabulary=vocabulary),
+        )
 
     def ground(self, frame: Frame, **reference: Any) -> Grounding:
         self.asked.append(reference)
@@ -42,6 +45,15 @@ def test_a_text_goes_to_the_engine_and_unknown_words_come_back() -> None:
     assert resolved.mask.sum() == 24
     assert len(resolved.warnings) == 1
     assert "zebra, unicorn" in resolved.warnings[0]
+
+
+def test_where_the_vocabulary_is_small_the_rules_read_the_text() -> None:
+    frame = np.full((60, 90, 3), 190, np.uint8)
+    frame[20:40, 30:55] = (200, 30, 35)
+    engine: Any = Segmenter(Grounding(_map(seen=True), 0.8), vocabulary=("red",))
+    resolved = ReferenceResolver("cpu").text([frame], "the red one", engine)
+    assert engine.asked == []
+    assert resolved.mask[22:38, 32:53].all() and resolved.mask.sum() < 700
 
 
 def test_an_unsure_finding_says_so() -> None:
