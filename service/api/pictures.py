@@ -19,7 +19,8 @@ from service.api.sessions import OwnerDep, ServicesDep, find, refusals
 from service.errors import DecodeFailed, NotFound, UnreadableVideo
 from service.media.reader import VideoFrame
 from service.schemas import SessionRecord
-from service.worker.frames import DecodeLimits, FrameSource
+from service.worker.child_frames import DecodeLimits
+from service.worker.frames import FrameSource
 
 router = APIRouter(tags=["pictures"])
 

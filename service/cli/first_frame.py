@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from engines.prompts.resolver import ReferenceResolver, Resolved
     from engines.protocols import Engine
-    from service.worker.frames import DecodeLimits
+    from service.worker.child_frames import DecodeLimits
 
 MAX_OBJECTS = 254
 _LOOK_AHEAD = 7  # frames that tell what moves: a quarter of a second at 24 frames per second

@@ -57,7 +57,8 @@ def track(
     from engines.prompts.resolver import ReferenceResolver
     from engines.registry import create
     from service.settings import Settings
-    from service.worker.frames import DecodeLimits, FrameSource
+    from service.worker.child_frames import DecodeLimits
+    from service.worker.frames import FrameSource
 
     given = Given(tuple(mask or ()), tuple(box or ()), tuple(point or ()), tuple(text or ()), max_objects)
     limits = DecodeLimits.of(Settings())

@@ -1,7 +1,7 @@
 """`python -m service.worker.decode`: decode one video in a process of its own, frames to standard output.
 
 Knows nothing of sessions, Redis or engines: av and numpy only (Pillow for images). The parent is
-`service.worker.frames.FrameSource`. Standard input's first line is the request; the parent keeps it open, and its end
+`service.worker.child_frames`. Standard input's first line is the request; the parent keeps it open, and its end
 is ours. Every record is HEADER and then `length` bytes: OPEN (JSON), FRAME (raw RGB), END (nothing), ERROR (JSON).
 """
 

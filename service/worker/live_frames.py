@@ -14,8 +14,8 @@ from service.errors import DecodeFailed
 from service.live_input import InputEnd, LiveFrame
 from service.media.reader import VideoFrame, scaled_size
 from service.schemas import ReferenceRequest, SessionRecord
+from service.worker.child_frames import ChildFrames, DecodeLimits
 from service.worker.decode import END, FRAME, HEADER
-from service.worker.frames import ChildFrames, DecodeLimits
 from service.worker.io import IoThread
 from service.worker.retry import until_answered
 
@@ -39,6 +39,8 @@ class LiveSource(ChildFrames):
         self._stop_feeding: Callable[[], None] | None = None
         self._failure: DecodeFailed | None = None
         self._waits_for_index = -1
+        self._handed_before = start_frame
+        """Frames below it were handed to the child, the last one perhaps in part."""
 
     @property
     def waits_for_client(self) -> bool:
@@ -74,10 +76,16 @@ class LiveSource(ChildFrames):
     def _request(self) -> dict[str, Any]:
         return {"size": self._shown, "scaled": self._scaled}
 
+    def _owed_within_s(self) -> float | None:
+        if self._awaits_open:
+            return self._limits.seek_timeout_s
+        return self._limits.frame_timeout_s if self._handed_before > self._next_index else None
+
     def _started(self, child_input: int) -> None:
         # A descriptor of its own: the child's may be closed, and its number taken, before the feeding notices.
         pipe = os.dup(child_input)
         os.set_blocking(pipe, False)
+        self._handed_before = self._next_index
         self._stop_feeding = self._io.spawn(self._feed(pipe, self._next_index), at_end=lambda: os.close(pipe))
 
     async def _feed(self, pipe: int, next_index: int) -> None:
@@ -87,6 +95,7 @@ class LiveSource(ChildFrames):
                 entries = await self._read(next_index)
                 self._waits_for_index = -1 if entries else next_index
                 for entry in entries:
+                    self._handed_before = next_index + 1
                     if isinstance(entry, InputEnd):
                         await _write(pipe, HEADER.pack(END, next_index, 0.0, 0))
                         return

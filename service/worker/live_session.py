@@ -13,8 +13,8 @@ from engines.types import LabelMap, Prediction
 from service import plan as plans
 from service.media.reader import VideoFrame
 from service.schemas import Claim, ReferenceRequest, SessionRecord
+from service.worker.child_frames import ChildFrames
 from service.worker.corrections import Taken
-from service.worker.frames import ChildFrames
 from service.worker.live_frames import LiveSource
 from service.worker.references import load_references
 from service.worker.session import RunningSession

@@ -21,8 +21,8 @@ from service.queue import Control
 from service.schemas import ArchiveRecord, SessionState, WorkerRecord
 from service.settings import Settings
 from service.storage import Storage
+from service.worker.child_frames import DecodeLimits
 from service.worker.claims import Claims
-from service.worker.frames import DecodeLimits
 from service.worker.io import IoThread
 from service.worker.items import EndItem
 from service.worker.lease import Lease
@@ -34,7 +34,8 @@ from service.worker.session import RunningSession
 from service.worker.stepper import Stepper
 from service.worker.surroundings import Surroundings
 
-_NO_FRAME_PAUSE_S = 0.003
+_NO_FRAME_PAUSE_S = 0.05
+"""Longest wait for a decoder: orders, new sessions and the end of the worker are looked for in between."""
 _log = structlog.get_logger()
 
 
@@ -151,7 +152,7 @@ class Worker:
     def _step_or_wait(self) -> None:
         if not self._stepper.step():
             self._lease.enter("wait")
-            self._stopping.wait(_NO_FRAME_PAUSE_S)
+            self._stepper.wait(min(_NO_FRAME_PAUSE_S, self._settings.poll_interval_s))
         for session in self._roster.sessions:
             if session.snapshot_is_due(self._settings.snapshot_interval_s, self._settings.snapshot_share):
                 self._roster.guard(session, session.take_snapshot)

@@ -23,9 +23,9 @@ from service.media.reader import VideoFrame
 from service.plan import Plan, Segment
 from service.schemas import Claim, NoteEvent, ReferenceRequest, SessionRecord, SnapshotRecord
 from service.sessions import to_fields
+from service.worker.child_frames import ChildFrames
 from service.worker.corrections import Taken, look_back, take_in
 from service.worker.earlier import EarlierMasks
-from service.worker.frames import ChildFrames
 from service.worker.items import MaskItem, PlanItem, SnapshotItem
 from service.worker.known_masks import KnownMasks
 from service.worker.references import ReferenceMap, followed_in, load_references
@@ -106,6 +106,11 @@ class RunningSession:
     def is_ready(self) -> bool:
         """Whether next_frame() would answer at once. Raises DecodeFailed."""
         return self._source is not None and self._source.is_ready()
+
+    @property
+    def pipe(self) -> int | None:
+        """What has bytes to read when there is news of its decoder."""
+        return None if self._source is None else self._source.pipe
 
     def next_frame(self) -> VideoFrame | None:
         """The next frame of the plan; None when the video has ended, and with it the plan. Raises DecodeFailed."""

@@ -14,7 +14,8 @@ from service.media.reader import VideoFrame
 from service.plan import Step
 from service.schemas import SessionRecord
 from service.storage import Storage
-from service.worker.frames import DecodeLimits, FrameSource
+from service.worker.child_frames import DecodeLimits
+from service.worker.frames import FrameSource
 
 
 class SessionVideo:

@@ -18,6 +18,7 @@ from service.worker.failures import problem_of
 from service.worker.items import EndItem
 from service.worker.lease import Lease
 from service.worker.live_session import LiveSession
+from service.worker.records import wait_for_any
 from service.worker.roster import Roster
 from service.worker.session import RunningSession
 
@@ -38,6 +39,11 @@ class Stepper:
         for group in _groups(ready):
             self._step(group)
         return bool(ready)
+
+    def wait(self, timeout_s: float) -> None:
+        """Until a decoder has said something, or the time is up."""
+        pipes = [session.pipe for session in self._roster.sessions]
+        wait_for_any([pipe for pipe in pipes if pipe is not None], timeout_s)
 
     def _ready_frames(self) -> list[Ready]:
         roster, ready = self._roster, []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from engines.prompts.resolver import ReferenceResolver
 from service.schemas import ArchiveRecord
 from service.storage import Storage
-from service.worker.frames import DecodeLimits
+from service.worker.child_frames import DecodeLimits
 from service.worker.io import IoThread
 
 

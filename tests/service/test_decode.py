@@ -19,7 +19,8 @@ from service.errors import DecodeFailed, UnreadableVideo
 from service.media import open_media
 from service.media.reader import scaled_size
 from service.settings import Settings
-from service.worker.frames import DecodeLimits, FrameSource
+from service.worker.child_frames import DecodeLimits
+from service.worker.frames import FrameSource
 from tests.service.videos import image_bytes, index_of, indices, numbered_frame, rotate, write_video, write_zip
 
 LIMITS = replace(DecodeLimits.of(Settings()), frame_timeout_s=10.0, seek_timeout_s=20.0)
@@ -49,7 +50,7 @@ def test_child_scales_starts_anywhere_and_reads_backwards(tmp_path: Path) -> Non
 class SilentSource(FrameSource):
     """Its child neither answers nor uses processor time, so that no limit of the kernel ends it."""
 
-    module = "tests.service.silent_child"
+    module = "tests.service.silent_decode"
 
 
 def until_ready(source: FrameSource) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
 from service.settings import Settings
+from service.worker.live_frames import LiveSource
 from tests.service.api_server import ApiServer, receive_all, running_api
 from tests.service.live_client import SIZE, live, mask_text, picture
 from tests.service.scene import Scene
@@ -228,3 +232,49 @@ async def test_what_is_kept_stays_bounded_and_a_client_that_left_is_given_up(sce
     services = scene.services
     assert len(await services.sessions.archives(session_id)) < 120 / scene.settings.archive_every
     assert not await services.redis.exists(services.keys.live_input(session_id))
+
+
+def decoders_of(pid: int | None) -> list[int]:
+    """Decode children of a process."""
+    found = [int(child) for each in Path(f"/proc/{pid}/task").glob("*/children") for child in each.read_text().split()]
+    return [child for child in found if b"decode" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+async def test_a_decoder_that_hangs_is_replaced_and_no_frame_is_lost(api: ApiServer, scene: Scene) -> None:
+    worker = scene.start_worker(decode_frame_timeout_s=0.5)
+
+    def talk() -> None:
+        with live(api) as client:
+            client.open(engine="fake", mask=mask_text())
+            client.frames(0, 4)
+            masks = client.masks(5)
+            (hung,) = decoders_of(worker.pid)
+            os.kill(hung, signal.SIGSTOP)
+            client.frames(5, 9)
+            masks += client.masks(5)
+            assert [mask["seq"] for mask in masks] == list(range(10))
+            assert hung not in decoders_of(worker.pid), "the one that hung is not left behind"
+            client.say(type="end")
+            assert client.hear("end")["state"] == "completed"
+
+    await anyio.to_thread.run_sync(talk)
+
+
+async def test_a_decoder_that_always_hangs_fails_the_session(
+    api: ApiServer, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LiveSource, "module", "tests.service.silent_decode")
+
+    def talk() -> None:
+        with live(api) as client:
+            session_id = client.open(engine="fake", mask=mask_text())["session_id"]
+            client.frames(0, 2)
+            until(api, session_id, lambda d: d.get("state") == "queued")
+            scene.run_here(decode_seek_timeout_s=0.3)
+            end = client.hear("end")
+        assert end["state"] == "failed" and end["error"]["code"] == "decode-failed"
+        assert end["error"]["detail"] == "the decoder stopped at frame 0: it took too long"
+        assert document(api, session_id)["error"]["frame_index"] == 0
+
+    await anyio.to_thread.run_sync(talk)
+    assert not decoders_of(os.getpid())
