@@ -203,6 +203,9 @@ class SessionRecord(Record):
     queued_at: float | None = None
     started_at: float | None = None
     first_mask_at: float | None = None
+    pace_from_seq: int | None = None
+    """The first mask since a worker took the session last; its speed is measured from there."""
+    pace_from_at: float | None = None
     last_mask_at: float | None = None
     finished_at: float | None = None
     expires_at: float | None = None

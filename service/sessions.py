@@ -199,14 +199,17 @@ class SessionStore:
 
 
 def progress(record: SessionRecord) -> dict[str, float | int | None]:
-    """Masks made, masks planned (None while unknown), the share, and seconds that are left at the present speed."""
+    """Masks made, masks planned (None while unknown), the share, and seconds that are left at the present speed.
+
+    The speed is that since a worker took the session last: what it waited before a correction or in a queue is no work.
+    """
     planned = total(record.plan)
     if planned is None:
         planned = record.spec.video.frames
     fps = eta_s = None
-    if record.first_mask_at is not None and record.next_seq > 1 and record.state is SessionState.RUNNING:
-        elapsed_s = (record.last_mask_at or record.first_mask_at) - record.first_mask_at
-        fps = (record.next_seq - 1) / elapsed_s if elapsed_s > 0 else None
+    if record.pace_from_at is not None and record.pace_from_seq is not None and record.state is SessionState.RUNNING:
+        elapsed_s = (record.last_mask_at or record.pace_from_at) - record.pace_from_at
+        fps = (record.next_seq - 1 - record.pace_from_seq) / elapsed_s if elapsed_s > 0 else None
     if fps and planned is not None:
         eta_s = max(0, planned - record.next_seq) / fps
     share = None if not planned else min(1.0, record.next_seq / planned)

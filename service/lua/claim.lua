@@ -37,7 +37,7 @@ end
 if not best then return false end
 unqueue(best_id)
 local epoch = redis.call('HINCRBY', key(best_id), 'epoch', 1)
-redis.call('HSET', key(best_id), 'worker', worker, 'state', 'running')
+redis.call('HSET', key(best_id), 'worker', worker, 'state', 'running', 'pace_from_seq', '', 'pace_from_at', '')
 redis.call('PERSIST', masks_key(best_id))
 set_once(best_id, 'started_at', seconds())
 redis.call('SADD', P .. 'worker:' .. worker .. ':sessions', best_id)

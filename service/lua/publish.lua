@@ -23,6 +23,9 @@ for i = 1, masks do
 end
 if next_seq > before then
   redis.call('HSET', key(id), 'next_seq', next_seq, 'last_mask_at', now)
+  if (field(id, 'pace_from_at') or '') == '' then
+    redis.call('HSET', key(id), 'pace_from_seq', before, 'pace_from_at', now)
+  end
   if before == 0 then set_once(id, 'first_mask_at', now) end
 end
 return answers

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anyio
 import pytest
+from redis.asyncio import Redis
 
 from service import plan, redis_keys
 from service.local_storage import LocalStorage
+from service.mask_stream import MaskStream
 from service.plan import Segment, first_plan
+from service.queue import JobQueue
 from service.redis_keys import Keys
-from service.schemas import Reference, SessionRecord, SessionSpec, SessionState, VideoInfo
-from service.sessions import Idempotency, Limits, SessionStore, from_fields, to_fields
+from service.schemas import MaskEvent, Reference, SessionRecord, SessionSpec, SessionState, VideoInfo
+from service.sessions import Idempotency, Limits, SessionStore, from_fields, progress, to_fields
 from service.storage import SessionGone
 
 LIMITS = Limits(queue_length=10, sessions_per_owner=10)
@@ -153,3 +157,33 @@ def test_storage_refuses_names_outside(storage: LocalStorage, name: str) -> None
 
 def test_storage_id_is_kept(tmp_path: Path) -> None:
     assert LocalStorage(tmp_path).storage_id == LocalStorage(tmp_path).storage_id
+
+
+@pytest.mark.anyio
+async def test_speed_is_measured_while_the_session_runs(redis: Redis, keys: Keys, storage: LocalStorage) -> None:
+    store, queue, masks = SessionStore(redis, keys), JobQueue(redis, keys), MaskStream(redis, keys, storage)
+    record = make_record(plan=plan.close(first_plan(0, None), 8))
+    await store.create(record, LIMITS)
+
+    async def publish(*seqs: int) -> SessionRecord:
+        """Under a claim of its own, a mask every 20 ms; what the record says before the session is handed back."""
+        claim = await queue.claim("worker", 2**40, ["fake"])
+        assert claim is not None
+        for seq in seqs:
+            await masks.publish(claim, [MaskEvent(seq=seq, frame_index=seq, size=(8, 9))])
+            await anyio.sleep(0.02)
+        seen = await store.get(record.id)
+        await queue.release(claim)
+        assert seen is not None
+        return seen
+
+    await publish(0, 1, 2)
+    await anyio.sleep(0.3)
+    seen = await publish(3, 4, 5)
+    assert (seen.pace_from_seq, seen.next_seq) == (3, 6)
+    assert seen.first_mask_at and seen.pace_from_at and seen.last_mask_at
+    assert seen.pace_from_at >= seen.first_mask_at + 0.3, "what it waited is left out"
+    facts = progress(seen)
+    assert facts["masks_per_s"] == pytest.approx(2 / (seen.last_mask_at - seen.pace_from_at))
+    assert facts["masks_per_s"] is not None and facts["eta_s"] == pytest.approx(2 / facts["masks_per_s"])
+    assert progress(await publish())["masks_per_s"] is None, "nothing was made since it was taken"
