@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from typing import TypeVar
 
 import structlog
 
@@ -27,8 +25,6 @@ from service.worker.roster import Roster
 from service.worker.session import RunningSession
 from service.worker.surroundings import Surroundings
 from service.worker.writer import SessionWriter
-
-T = TypeVar("T")
 
 _RECONCILE_S = 5.0
 _log = structlog.get_logger()
@@ -73,8 +69,11 @@ class Claims:
     def admit(self, stopping: threading.Event) -> None:
         """Claim while there is room, open whose video is here, hand one back when its quantum is over."""
         queue, facts, roster = self._io.services.queue, self._facts, self._roster
-        while roster.load().sessions < self._settings.max_tracks and not stopping.is_set():
-            free = facts.capacity_bytes - roster.load().used_bytes
+        while not stopping.is_set():
+            load = roster.load()
+            if load.sessions >= self._settings.max_tracks:
+                break
+            free = facts.capacity_bytes - load.used_bytes
             try:
                 claim = self._io.call(lambda free=free: queue.claim(facts.id, free, facts.engines))  # type: ignore[misc]
             except RETRYABLE:
@@ -124,10 +123,13 @@ class Claims:
 
     def _open(self, arrival: Arrival) -> None:
         claim, record, writer = arrival.claim, arrival.record, arrival.writer
-        with arrival.held:
-            session = _guard_open(record.id, writer, lambda: self._prepare(claim, record, writer))
-        if session is not None:
-            self._roster.add(session)
+        try:
+            with arrival.held:
+                session = self._prepare(claim, record, writer)
+        except Exception as error:
+            writer.put(EndItem(SessionState.FAILED, problem_of(error, record.id)))
+            return
+        self._roster.add(session)
 
     def _prepare(self, claim: Claim, record: SessionRecord, writer: SessionWriter) -> RunningSession:
         ids = (record.id,)
@@ -145,23 +147,18 @@ class Claims:
         session.suspect = self._roster.take_suspicion(record.id) or session.suspect
         try:
             session.prepare()
+            self._take_requests(session)
         except BaseException:
             session.close()
             raise
-        queue = self._io.services.queue
-        requests = self._io.ask(lambda: queue.requests(claim, record.requests_taken))
+        return session
+
+    def _take_requests(self, session: RunningSession) -> None:
+        """References that clients added while nobody ran the session."""
+        queue, taken = self._io.services.queue, session.record.requests_taken
+        requests = self._io.ask(lambda: queue.requests(session.claim, taken))
         if requests:
             session.take_requests(requests)
-        return session
 
     def _record(self, session_id: str) -> SessionRecord | None:
         return self._io.ask(lambda: self._io.services.sessions.get(session_id))
-
-
-def _guard_open(session_id: str, writer: SessionWriter, action: Callable[[], T]) -> T | None:
-    """As the roster's guard(), for a session that is not in it yet."""
-    try:
-        return action()
-    except Exception as error:
-        writer.put(EndItem(SessionState.FAILED, problem_of(error, session_id)))
-        return None

@@ -186,6 +186,12 @@ class Scene:
             process.join()
 
 
+def decoders_of(pid: int | None) -> list[int]:
+    """Decode children of a process."""
+    found = [int(child) for each in Path(f"/proc/{pid}/task").glob("*/children") for child in each.read_text().split()]
+    return [child for child in found if b"decode" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
 def run_worker_here(settings: Settings) -> None:
     """A worker in this thread, in burst mode."""
     Worker(settings, open_storage(settings)).run(burst=True)

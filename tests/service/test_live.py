@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -16,7 +15,7 @@ from service.settings import Settings
 from service.worker.live_frames import LiveSource
 from tests.service.api_server import ApiServer, receive_all, running_api
 from tests.service.live_client import SIZE, live, mask_text, picture
-from tests.service.scene import Scene
+from tests.service.scene import Scene, decoders_of
 
 pytestmark = pytest.mark.anyio
 
@@ -232,12 +231,6 @@ async def test_what_is_kept_stays_bounded_and_a_client_that_left_is_given_up(sce
     services = scene.services
     assert len(await services.sessions.archives(session_id)) < 120 / scene.settings.archive_every
     assert not await services.redis.exists(services.keys.live_input(session_id))
-
-
-def decoders_of(pid: int | None) -> list[int]:
-    """Decode children of a process."""
-    found = [int(child) for each in Path(f"/proc/{pid}/task").glob("*/children") for child in each.read_text().split()]
-    return [child for child in found if b"decode" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 async def test_a_decoder_that_hangs_is_replaced_and_no_frame_is_lost(api: ApiServer, scene: Scene) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import anyio
 import numpy as np
@@ -19,8 +21,10 @@ from service.schemas import MaskEvent, Reference, ReferenceRequest, SessionRecor
 from service.session_file import write_session_file
 from service.storage import INPUT
 from service.worker.references import read_label_map
+from service.worker.session import RunningSession
+from tests.service.api_server import mask_png
 from tests.service.discs import BLUE, FRAMES, HEIGHT, WIDTH, Mask, overlap, red_at, write_discs
-from tests.service.scene import LIMITS, Scene
+from tests.service.scene import LIMITS, Scene, decoders_of
 
 pytestmark = pytest.mark.anyio
 
@@ -162,6 +166,28 @@ async def test_each_reference_is_followed_the_ways_it_asks_for(scene: Scene) -> 
         for object_id in (2, 5, 6)
     }
     assert frames == {2: list(range(4, FRAMES)), 5: list(range(5)), 6: list(range(9))}
+
+
+async def test_a_request_that_cannot_be_taken_in_leaves_no_decoder(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[RunningSession] = []
+
+    class KeptSession(RunningSession):
+        """Held by the test, so that the collector of garbage does not end its decoder."""
+
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            kept.append(self)
+
+    monkeypatch.setattr("service.worker.claims.RunningSession", KeptSession)
+    mask = Reference(kind="mask", object_ids=(1,), file="input/mask.png")
+    session_id = await submit(scene, mask, files={"input/mask.png": mask_png((1,), (HEIGHT, WIDTH))}, run=False)
+    lost = Reference(kind="mask", frame_index=3, object_ids=(2,), file="input/gone.png")
+    await scene.services.sessions.add_request(session_id, ReferenceRequest(references=(lost,)))
+    await anyio.to_thread.run_sync(scene.run_here)
+    assert (await scene.record(session_id)).state is SessionState.FAILED
+    assert len(kept) == 1 and not decoders_of(os.getpid())
 
 
 async def test_boxes_that_overlap_are_parted_by_colour(scene: Scene) -> None:
