@@ -8,7 +8,6 @@ Fails (exit code 1) on any 5xx, a dead worker, a session that does not end, or a
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import httpx2
 
 from service.embedded import EmbeddedRedis
 from service.settings import Settings
-from tests.service.api_server import ApiServer, running_api
+from tests.service.api_server import ApiServer, running_api, running_worker
 from tests.service.broken import Upload, all_uploads
 
 _FINAL = ("completed", "failed", "cancelled")
@@ -58,15 +57,8 @@ def main() -> int:
             rate_limit_burst=100_000,
             max_sessions_per_key=1000,
         )
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "service.worker"], env={**os.environ, **settings.environment()}
-        )
-        try:
-            with running_api(settings) as api:
-                return run(api, worker, Path(folder), damage)
-        finally:
-            worker.terminate()
-            worker.wait(30)
+        with running_worker(settings) as worker, running_api(settings) as api:
+            return run(api, worker, Path(folder), damage)
 
 
 def run(api: ApiServer, worker: subprocess.Popen[bytes], folder: Path, damage: int) -> int:

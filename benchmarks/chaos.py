@@ -72,11 +72,8 @@ def size_of(options: argparse.Namespace) -> tuple[int, int]:
 
 def start_worker(settings: Settings) -> subprocess.Popen[bytes]:
     """A worker process with these settings."""
-    chosen = settings.model_dump(mode="json", exclude_unset=True)
-    texts = {k: ",".join(v) if isinstance(v, list) else str(v) for k, v in chosen.items() if v is not None}
-    environment = {f"MASKSTREAM_{name.upper()}": value for name, value in texts.items()}
     command = [sys.executable, "-m", "service.worker"]
-    return subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(command, env={**os.environ, **settings.environment()}, stdout=subprocess.DEVNULL)
 
 
 async def record_of(services: Services, session_id: str) -> SessionRecord:

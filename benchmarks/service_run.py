@@ -16,6 +16,7 @@ from typing import Any
 
 from service.embedded import EmbeddedRedis
 from service.settings import Settings
+from service.supervisor import free_port
 
 _START_S = 120.0
 _CPUCLOCK_SCHED = 2  # Linux: clock of the process ~(id >> 3)
@@ -51,7 +52,7 @@ def running_service(*, engines: tuple[str, ...], **changes: Any) -> Iterator[Ser
     with tempfile.TemporaryDirectory(prefix="maskstream-bench-") as folder:
         root = Path(folder)
         with EmbeddedRedis(root / "redis") as redis:
-            values = {"data_dir": root / "data", "port": _free_port(), "min_free_bytes": 0, **changes}
+            values = {"data_dir": root / "data", "port": free_port(), "min_free_bytes": 0, **changes}
             settings = Settings(redis_url=redis.url, engines=engines, rate_limit_burst=100_000, **values)
             environment = {**os.environ, **settings.environment(), "MASKSTREAM_LOG_LEVEL": "WARNING"}
             started = {
@@ -80,14 +81,6 @@ def _wait_ready(url: str) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _family(pid: int) -> list[int]:

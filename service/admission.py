@@ -9,6 +9,7 @@ import math
 
 from engines.catalog import DEFAULT_BUDGET_FRAMES, TOKEN_OVERHEAD_BYTES, EngineInfo
 from service.schemas import MemoryOptions
+from service.settings import MIB
 
 _NET_SHORT_SIDE = 480
 _NET_SIDE_STEP = 32
@@ -19,7 +20,6 @@ _SPARE_ROOM = 2
 """Storage doubles as it grows, and old and new live side by side for a moment."""
 _FRESH_FRAMES = 3
 """Frames whose tokens live beside the bank: the short-term memory, and those about to be written."""
-_MIB = 1024**2
 
 
 def device_bytes(
@@ -56,6 +56,6 @@ def _memory_bytes(info: EngineInfo, frame_tokens: int, copies: int, memory: Memo
     tokens = frame_tokens * (copies + int(info.background_tokens))
     fresh = _FRESH_FRAMES * tokens * each
     if memory.budget_mib is not None:
-        return int(memory.budget_mib * _MIB) * _SPARE_ROOM + fresh
+        return int(memory.budget_mib * MIB) * _SPARE_ROOM + fresh
     frames = _UNBOUNDED_FRAMES if memory.kind == "every_k" else DEFAULT_BUDGET_FRAMES
     return (memory.budget_tokens or frames * tokens) * each * _SPARE_ROOM + fresh

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,13 @@ _STEADY_S = 20.0
 _MAX_FALSE_STARTS = 3
 _LONGEST_PAUSE_S = 10.0
 _log = structlog.get_logger("maskstream.serve")
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @dataclass

@@ -81,8 +81,10 @@ def _running_service(url: str) -> Iterator[str]:
     if _answers(url):
         yield url
         return
+    from service.supervisor import free_port
+
     with tempfile.TemporaryDirectory(prefix="maskstream-demo-") as data_dir:
-        port = _free_port()
+        port = free_port()
         log = Path(data_dir) / "serve.log"
         command = [sys.executable, "-m", "service.cli", "serve", "--port", str(port), "--data-dir", data_dir]
         with log.open("wb") as out:
@@ -103,14 +105,6 @@ def _wait_until_ready(url: str, server: subprocess.Popen[bytes], log: Path) -> N
         if server.poll() is not None or time.monotonic() > deadline:
             raise Unavailable(f"the service did not start; its last words:\n{log.read_text(errors='replace')[-2000:]}")
         time.sleep(0.2)
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _stream(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ from service.settings import Settings
 from service.video_file import VideoWriter
 from tests.browser.browser import BROWSER_ARGS
 from tests.conftest import chromium_path
-from tests.service.api_server import ApiServer, running_api
+from tests.service.api_server import ApiServer, running_api, running_worker
 
 FRAMES = 24
 LONG_FRAMES = 120
@@ -57,21 +54,9 @@ def api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ap
         min_free_bytes=0,
         default_engine="fake",
     )
-    environment = {
-        **os.environ,
-        "MASKSTREAM_REDIS_URL": redis_url,
-        "MASKSTREAM_REDIS_PREFIX": settings.redis_prefix,
-        "MASKSTREAM_DATA_DIR": str(settings.data_dir),
-        "MASKSTREAM_ENGINES": "fake",
-        "MASKSTREAM_FAKE_STEP_S": str(STEP_S),
-    }
-    with running_api(settings) as server:
-        worker = subprocess.Popen([sys.executable, "-m", "service.worker"], env=environment)
-        try:
-            yield server
-        finally:
-            worker.terminate()
-            worker.wait(30)
+    of_worker = settings.model_copy(update={"engines": ("fake",), "fake_step_s": STEP_S})
+    with running_api(settings) as server, running_worker(of_worker):
+        yield server
 
 
 @pytest.fixture(scope="module")

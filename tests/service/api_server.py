@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -73,6 +76,18 @@ def running_api(settings: Settings) -> Iterator[ApiServer]:
         server.should_exit = True
         thread.join(20)
         listening.close()
+
+
+@contextmanager
+def running_worker(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker process with these settings, stopped by SIGTERM."""
+    command = [sys.executable, "-m", "service.worker"]
+    worker = subprocess.Popen(command, env={**os.environ, **settings.environment()})
+    try:
+        yield worker
+    finally:
+        worker.terminate()
+        worker.wait(30)
 
 
 def mask_png(object_ids: tuple[int, ...] = (1,), size: tuple[int, int] = (48, 80), mode: str = "L") -> bytes:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +16,7 @@ from PIL import Image
 from service.masks import compose
 from service.settings import Settings
 from tests.service import discs
-from tests.service.api_server import ApiServer, mask_png, receive_all, running_api
+from tests.service.api_server import ApiServer, mask_png, receive_all, running_api, running_worker
 from tests.service.videos import image_bytes, write_video
 
 FRAMES = 12
@@ -40,14 +37,8 @@ def api(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ap
         min_free_bytes=0,
         engines=("fake",),
     )
-    with running_api(settings) as server:
-        command = [sys.executable, "-m", "service.worker"]
-        worker = subprocess.Popen(command, env={**os.environ, **settings.environment()})
-        try:
-            yield server
-        finally:
-            worker.terminate()
-            worker.wait(30)
+    with running_api(settings) as server, running_worker(settings):
+        yield server
 
 
 @pytest.fixture(scope="module")
