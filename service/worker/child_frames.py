@@ -68,6 +68,7 @@ class ChildFrames(ABC):
         self._limits = limits
         self._next_index = start_frame
         self._step = step
+        self._spawned_for = start_frame
         self._child: subprocess.Popen[bytes] | None = None
         self._reader: RecordReader | None = None
         self._sizes: Sizes | None = None
@@ -237,6 +238,7 @@ class ChildFrames(ABC):
 
     def _spawn(self) -> None:
         self.close()
+        self._spawned_for = self._next_index
         limits = self._limits
         request = {
             **self._request(),
@@ -262,9 +264,10 @@ class ChildFrames(ABC):
     def _request(self) -> dict[str, Any]:
         """What the child is to do; limits are added."""
 
-    @abstractmethod
     def _owed_within_s(self) -> float | None:
         """How long the next record may take from the child; None while the child waits for others."""
+        starts = self._awaits_open or self._next_index == self._spawned_for
+        return self._limits.seek_timeout_s if starts else self._limits.frame_timeout_s
 
     @abstractmethod
     def _started(self, child_input: int) -> None:

@@ -25,16 +25,10 @@ class FrameSource(ChildFrames):
         super().__init__(limits, start_frame, step)
         self._path = path
         self._max_side = max_side
-        self._asked_from = start_frame
 
     def _request(self) -> dict[str, Any]:
-        self._asked_from = self._next_index
         place = {"start_frame": self._next_index, "step": self._step, "max_side": self._max_side}
         return {"path": str(self._path.resolve()), **place}
 
     def _started(self, child_input: int) -> None:
         """The request was all that it needs."""
-
-    def _owed_within_s(self) -> float:
-        seeks = self._awaits_open or self._next_index == self._asked_from
-        return self._limits.seek_timeout_s if seeks else self._limits.frame_timeout_s

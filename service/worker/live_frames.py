@@ -77,9 +77,8 @@ class LiveSource(ChildFrames):
         return {"size": self._shown, "scaled": self._scaled}
 
     def _owed_within_s(self) -> float | None:
-        if self._awaits_open:
-            return self._limits.seek_timeout_s
-        return self._limits.frame_timeout_s if self._handed_before > self._next_index else None
+        owes = self._awaits_open or self._handed_before > self._next_index
+        return super()._owed_within_s() if owes else None
 
     def _started(self, child_input: int) -> None:
         # A descriptor of its own: the child's may be closed, and its number taken, before the feeding notices.
