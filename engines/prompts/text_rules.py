@@ -32,7 +32,7 @@ class RuleConfig:
 
     Where objects are counted or compared: apart, apart_iou: those that share less than this of the smaller one's area,
     and less than this IoU, are two. sure_fit: fit of a colour from which it is no doubt meant. trust: power of a
-    probability there. least: under it there is no object.
+    probability there. least: under it there is no object, unless there is none likelier.
     """
 
     prior: float = 0.8
@@ -74,8 +74,9 @@ def select(
     looks = _describe(frame, proposals)
     fits = np.array([_own_fit(query, look, config) for look in looks])
     chances = np.array([each.score for each in proposals])
+    nothing = UnusableReference(f"nothing in the frame is {_words(query)}; {len(proposals)} regions were looked at")
     if not (fits * chances > 0).any():
-        raise UnusableReference(f"nothing in the frame is {_words(query)}; {len(proposals)} regions were looked at")
+        raise nothing
     orders = _orders(query)
     if orders:
         if query.colours or query.lightness:
@@ -89,6 +90,8 @@ def select(
     for direction in _areas(query):
         scores = scores * np.array([_closeness(look, direction) ** 2 for look in looks])
     scored = [Proposal(each.mask, float(score)) for each, score in zip(proposals, scores, strict=True) if score > 0.0]
+    if not scored:
+        raise nothing
     return sorted(scored, key=lambda each: each.score, reverse=True)
 
 
@@ -168,10 +171,10 @@ def _orders(query: TextQuery) -> list[Ordinal]:
 
 
 def _apart(proposals: Sequence[Proposal], chances: NDArray[np.float64], config: RuleConfig) -> list[int]:
-    """Indices of the likeliest proposals of which no two are one object."""
+    """Indices of the likeliest proposals of which no two are one object; one at least, however unlikely."""
     counted: list[int] = []
     for index in np.argsort(-chances, kind="stable"):
-        if chances[index] < config.least:
+        if counted and chances[index] < config.least:
             break
         mask = proposals[index].mask
         others = (proposals[other].mask for other in counted)

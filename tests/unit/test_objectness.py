@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engines.errors import UnknownEngine
+from engines.errors import UnknownEngine, UnusableReference
 from engines.prompts.candidates import CandidateProposer
 from engines.prompts.objectness import judge
 from engines.prompts.text_grammar import parse
@@ -58,6 +58,16 @@ def test_a_doubtful_proposal_does_not_shift_the_count() -> None:
         assert iou(select(parse(text), frame, proposals)[0].mask, disc(x, 50, 10)) == 1.0, text
     surer = [Proposal(each.mask, 0.9) for each in proposals]
     assert iou(select(parse("the second from the left"), frame, surer)[0].mask, disc(60, 50, 10)) == 1.0
+
+
+def test_where_nothing_is_likely_the_likeliest_is_taken() -> None:
+    frame = draw(disc(40, 50, 10), disc(90, 50, 10))
+    unlikely = [Proposal(disc(40, 50, 10), 0.01), Proposal(disc(90, 50, 10), 0.02)]
+    assert iou(select(parse("the big one"), frame, unlikely)[0].mask, disc(90, 50, 10)) == 1.0
+    with pytest.raises(UnusableReference, match="number 2 of 1 objects"):
+        select(parse("the second from the left"), frame, unlikely)
+    with pytest.raises(UnusableReference, match="nothing in the frame is left; 0 regions"):
+        select(parse("the left one"), frame, [])
 
 
 class _Voter:
