@@ -55,6 +55,7 @@ class Family:
         config = self.variants[name]
         checkpoint = load_checkpoint(weights, name)
         network = self.load_network(name, checkpoint)
+        network.optimise_for_serving()
         if compile:
             network.get_submodule(self.query_encoder).compile(dynamic=True)
         spec = EngineSpec(

@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engines.layers.mobilenetv2 import MobileNetV2
-from engines.layers.norm import BatchNorm2d
+from engines.layers.norm import BatchNorm2d, fold_norms
 from engines.layers.resnet import EXPANSION, RESNET50_BLOCKS, Bottleneck
+from engines.layers.serving_conv import recast_pointwise
+from engines.layers.serving_inverted import recast_inverted
 
 TrunkName = Literal["resnet50", "mobilenetv2"]
 STRIDE = 16
@@ -57,6 +59,20 @@ class Encoder(nn.Module):
             x = x + self.conv1_m(own) + self.conv1_o(other)
         return self._stages(x)
 
+    def optimise_for_serving(self) -> None:
+        """Fold every norm but the first, which masks are added before, and recast convolutions, in place.
+
+        The state dict is not the published one afterwards.
+        """
+        for stage in self._later_stages():
+            fold_norms(stage)
+        recast_inverted(self)
+        recast_pointwise(self)
+
+    def _later_stages(self) -> list[nn.Module]:
+        """What follows the first norm."""
+        raise TypeError(f"{type(self).__name__} has no stages")
+
     def _first(self, frame: Tensor) -> Tensor:
         """The first convolution, before its norm."""
         raise TypeError(f"{type(self).__name__} has no first convolution")
@@ -82,6 +98,9 @@ class ResNetEncoder(Encoder):
     def _first(self, frame: Tensor) -> Tensor:
         x: Tensor = self.conv1(frame)
         return x
+
+    def _later_stages(self) -> list[nn.Module]:
+        return [self.res2, self.res3, self.res4]
 
     def _stages(self, x: Tensor) -> Pyramid:
         r1 = F.relu(self.bn1(x))
@@ -109,6 +128,9 @@ class MobileEncoder(Encoder):
     def _first(self, frame: Tensor) -> Tensor:
         x: Tensor = self.features[0][0](frame)  # type: ignore[index]
         return x
+
+    def _later_stages(self) -> list[nn.Module]:
+        return list(self.features)[1:]
 
     def _stages(self, x: Tensor) -> Pyramid:
         norm_relu = self.features[0][1:]  # type: ignore[index]

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from engines.space_time.encoders import Encoder
+
 
 @dataclass(frozen=True)
 class Query:
@@ -39,6 +41,13 @@ class MemoryNetwork(nn.Module, ABC):
     has_background: bool
     key_width: int
     value_width: int
+
+    def optimise_for_serving(self) -> None:
+        """Fold norms, recast convolutions and put channels last in memory, in place; changes the state dict's names."""
+        for module in list(self.modules()):
+            if isinstance(module, Encoder):
+                module.optimise_for_serving()
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def channels(self, object_ids: Sequence[int]) -> list[int]:
         """The channels of a frame in tensor order: the background, where it is one, then the objects."""
