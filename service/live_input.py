@@ -99,7 +99,7 @@ def _require(session_id: str, status: str, *good: str) -> None:
     if status in good:
         return
     if status == "missing":
-        raise NotFound(f"session {session_id} was deleted")
+        raise NotFound(f"session {session_id} was deleted, or Redis was emptied; open a new one")
     if status == "taken":
         raise Conflict(f"another connection has taken session {session_id} over; use that one")
     if status == "ended":

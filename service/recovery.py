@@ -7,41 +7,65 @@ readable, and nothing is deleted before the session's own expiry.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from service.schemas import ArchiveRecord, Problem, SessionRecord, SessionState
 from service.session_file import SessionFile
 from service.storage import StoredFile
 
 _ARCHIVE_FILE = re.compile(r"archive/(\d+)-(\d+)-(\d+)\.jsonl")
-LOST = Problem(
-    code="queue-lost",
-    detail="Redis lost this session while it was under way. The masks made so far are kept; upload the video again for "
-    "the rest",
-)
 
 
 def recovered(file: SessionFile, stored: Iterable[StoredFile], now: float) -> SessionFile:
     """The session as it can be put back. stored: the files in its folder; now: seconds since 1970."""
     if file.session.state.final:
         return file
-    archives = chain(stored)
-    count = archives[-1].last + 1 if archives else 0
+    live = file.session.spec.live
+    archives = newest_chain(stored) if live else chain(stored)
+    kept_from = archives[0].first if archives else 0
+    next_seq = archives[-1].last + 1 if archives else 0
     changes = {
         "state": SessionState.FAILED,
-        "error": LOST,
+        "error": _lost(next_seq - kept_from, live),
         "worker": "",
         "snapshot": None,
-        "next_seq": count,
-        "archived_seq": count,
+        "next_seq": next_seq,
+        "archived_seq": next_seq,
+        "kept_from_seq": kept_from,
         "finished_at": now,
     }
     session = SessionRecord.model_validate(file.session.model_dump() | changes)
     return SessionFile(session=session, archives=archives)
 
 
+def _lost(masks: int, live: bool) -> Problem:
+    """What the client is told."""
+    kept = f"The {masks} masks that had been stored are kept" if masks else "No mask had been stored yet"
+    again = "open a new live session to go on" if live else "upload the video again for the rest"
+    return Problem(code="queue-lost", detail=f"Redis lost this session while it was under way. {kept}; {again}")
+
+
 def chain(stored: Iterable[StoredFile]) -> tuple[ArchiveRecord, ...]:
     """Archive files that follow each other from seq 0 without a gap; of those that start alike, the latest epoch's."""
+    return _chain_from(0, _by_start(stored))
+
+
+def newest_chain(stored: Iterable[StoredFile]) -> tuple[ArchiveRecord, ...]:
+    """The same from wherever it begins: a live session's oldest files are deleted as it goes on."""
+    starts = _by_start(stored)
+    chains = (_chain_from(first, starts) for first in starts)
+    return max(chains, key=lambda found: (found[-1].last, len(found)), default=())
+
+
+def _chain_from(first: int, starts: Mapping[int, ArchiveRecord]) -> tuple[ArchiveRecord, ...]:
+    found: list[ArchiveRecord] = []
+    while (following := starts.get(found[-1].last + 1 if found else first)) is not None:
+        found.append(following)
+    return tuple(found)
+
+
+def _by_start(stored: Iterable[StoredFile]) -> dict[int, ArchiveRecord]:
+    """Archive files by their first seq."""
     starts: dict[int, tuple[int, ArchiveRecord]] = {}
     for file in stored:
         match = _ARCHIVE_FILE.fullmatch(file.name)
@@ -49,8 +73,6 @@ def chain(stored: Iterable[StoredFile]) -> tuple[ArchiveRecord, ...]:
             continue
         epoch, first, last = (int(part) for part in match.groups())
         if first not in starts or epoch > starts[first][0]:
-            starts[first] = (epoch, ArchiveRecord(name=file.name, first=first, last=last))
-    found: list[ArchiveRecord] = []
-    while (following := starts.get(found[-1].last + 1 if found else 0)) is not None:
-        found.append(following[1])
-    return tuple(found)
+            record = ArchiveRecord(name=file.name, first=first, last=last, at=file.modified_at)
+            starts[first] = (epoch, record)
+    return {first: record for first, (_, record) in starts.items()}

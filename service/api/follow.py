@@ -169,6 +169,9 @@ async def _take(topic: Topic, cursor: _Cursor, entry: Entry) -> Message | None:
 
 
 async def _gone(store: SessionStore, session_id: str) -> Exception:
-    if await store.tombstone(session_id) == "expired":
+    word = await store.tombstone(session_id)
+    if word == "expired":
         return Expired(f"session {session_id} has expired and its files are gone")
-    return NotFound(f"session {session_id} was deleted")
+    if word == "deleted":
+        return NotFound(f"session {session_id} was deleted")
+    return NotFound(f"Redis has lost session {session_id}; what was stored of it comes back within minutes")
