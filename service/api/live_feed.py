@@ -217,7 +217,7 @@ class Feed:
         elif frame.fields:
             record = await self._services.store.get(self.session_id)
             if record is None:
-                raise NotFound(f"session {self.session_id} was deleted")
+                raise NotFound(f"session {self.session_id} was deleted, or Redis was emptied; open a new one")
             request = await read_later(self._services, record, frame.fields, self._next_index)
         await self._push(LiveFrame(self._next_index, frame.image, frame.pts_s, request))
         if self._dropped:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import anyio
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from service.client import ApiError, AsyncClient, Client, LiveFrame
 from service.client.errors import ClientError
+from service.demo_clip import render
 from tests.service.api_server import ApiServer, running_api
 from tests.service.scene import Scene, make_frames
 
@@ -123,3 +124,33 @@ async def test_what_goes_wrong_is_raised_where_masks_are_read(api: ApiServer, sc
                 list(client.live(make_frames(1), square(), engine="nothing"))
 
     await anyio.to_thread.run_sync(talk)
+
+
+async def test_a_real_engine_follows_a_camera_across_a_killed_worker(api: ApiServer, scene: Scene) -> None:
+    clip = list(render(10, 72, 128))
+
+    def follow(on_mask: Callable[[int], None]) -> list[NDArray[np.uint8]]:
+        with Client(url_of(api)) as client:
+            found = []
+            for mask in client.live(
+                (frame.image for frame in clip), clip[0].label_map, engine="deaot-t", quality=None, window=3
+            ):
+                assert mask.seq == mask.frame_index == len(found)
+                found.append(mask.label_map)
+                on_mask(mask.seq)
+            return found
+
+    worker = scene.start_worker(engines=("deaot-t",))
+    undisturbed = await anyio.to_thread.run_sync(follow, lambda seq: None)
+
+    def kill(seq: int) -> None:
+        if seq == 4:
+            anyio.from_thread.run(scene.kill, worker)
+            scene.start_worker(engines=("deaot-t",))
+
+    masks = await anyio.to_thread.run_sync(follow, kill)
+    assert len(masks) == len(undisturbed) == len(clip)
+    for mask, other, frame in zip(masks, undisturbed, clip, strict=True):
+        np.testing.assert_array_equal(mask, other)
+        both, either = (mask > 0) & (frame.label_map > 0), (mask > 0) | (frame.label_map > 0)
+        assert both.sum() > 0.5 * either.sum(), "it follows what it was given"

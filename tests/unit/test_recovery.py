@@ -21,10 +21,8 @@ def found(live: bool, *names: str, state: SessionState = SessionState.RUNNING) -
 def span(file: SessionFile) -> tuple[int, int]:
     """(first mask, masks made): as told, which must be what the files hold."""
     if file.archives:
-        assert (file.archives[0].first, file.archives[-1].last + 1) == (
-            file.session.kept_from_seq,
-            file.session.next_seq,
-        )
+        assert file.archives[0].first == file.session.kept_from_seq
+        assert file.archives[-1].last + 1 == file.session.next_seq == file.session.archived_seq
     return file.session.kept_from_seq, file.session.next_seq
 
 
