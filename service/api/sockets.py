@@ -70,7 +70,10 @@ class Sender:
 async def run_socket(socket: WebSocket, serve: Callable[[], Awaitable[None]]) -> None:
     """Accept the socket, serve it, and close it with what its end means."""
     services = services_of(socket)
-    await socket.accept(subprotocol=socket.scope["state"].get("subprotocol"))
+    try:
+        await socket.accept(subprotocol=socket.scope["state"].get("subprotocol"))
+    except (OSError, RuntimeError):
+        return  # the client went before the handshake was over
     sockets: set[WebSocket] = socket.app.state.sockets
     sockets.add(socket)
     SOCKETS.set(len(sockets))

@@ -131,7 +131,7 @@ async def test_a_real_engine_follows_a_camera_across_a_killed_worker(api: ApiSer
 
     def follow(on_mask: Callable[[int], None]) -> list[NDArray[np.uint8]]:
         with Client(url_of(api)) as client:
-            found = []
+            found: list[NDArray[np.uint8]] = []
             for mask in client.live(
                 (frame.image for frame in clip), clip[0].label_map, engine="deaot-t", quality=None, window=3
             ):
