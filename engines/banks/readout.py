@@ -11,6 +11,7 @@ from torch import Tensor
 from engines.layers.products import product
 
 _CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
+_CACHED_BYTES, _FEW_QUERIES = 4 << 20, 96
 _HIT_WEIGHT = 1e-3
 """A query uses a token when its weight exceeds this (released AFB-URR)."""
 
@@ -40,11 +41,11 @@ def read_bank(query: Tensor, *parts: Memory) -> Readout:
     """Softmax over all parts of query . key / sqrt(width), then the weighted sum of values.
 
     query: [q, width]. Usage is that of the first part, the bank; others are read beside it (the previous frame).
-    The chunk length depends on the number of tokens alone, so that a read is bit-equal whatever else runs.
+    The chunk length depends on the numbers of queries and tokens alone, so that a read is bit-equal whatever else runs.
     Source: STM, Oh et al. 2019, section 3.2; usage: AFB-URR, Liang et al. 2020.
     """
     bank = parts[0].keys.shape[0]
-    rows = _chunk_rows(sum(part.keys.shape[0] for part in parts), query.device)
+    rows = _chunk_rows(query.shape[0], sum(part.keys.shape[0] for part in parts), query.device)
     query = query * (1.0 / math.sqrt(query.shape[1]))
     mass = torch.zeros(bank, dtype=torch.float32, device=query.device)
     hits = torch.zeros_like(mass)
@@ -67,6 +68,14 @@ def _weighted_sum(weight: Tensor, parts: tuple[Memory, ...]) -> Tensor:
     return total
 
 
-def _chunk_rows(tokens: int, device: torch.device) -> int:
-    limit = _CHUNK_BYTES.get(device.type, _CHUNK_BYTES["cpu"])
-    return max(16, limit // (4 * tokens))
+def _chunk_rows(queries: int, tokens: int, device: torch.device) -> int:
+    """Queries in each of as many equal chunks as it takes.
+
+    On CPU their scores should stay in the cache until they meet the values, but a chunk of few queries reads the whole
+    bank for little.
+    """
+    most = _CHUNK_BYTES.get(device.type, _CHUNK_BYTES["cpu"]) // (4 * tokens)
+    if device.type == "cpu":
+        most = max(_CACHED_BYTES // (4 * tokens), min(_FEW_QUERIES, most))
+    most = max(16, most)
+    return -(-queries // -(-queries // most))
