@@ -24,18 +24,31 @@ _STEP = 2
 
 @dataclass(frozen=True)
 class Given:
-    """References of the first frame as they stand on the command line; max_objects counts when all are empty."""
+    """References of the first frame as they stand on the command line; max_objects counts when all are empty.
+
+    exemplars: a picture and its mask each.
+    """
 
     masks: tuple[Path, ...] = ()
     boxes: tuple[str, ...] = ()
     points: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     max_objects: int = 3
+    exemplars: tuple[tuple[Path, Path], ...] = ()
 
     @property
     def is_empty(self) -> bool:
         """Whether the objects must be found."""
-        return not (self.masks or self.boxes or self.points or self.texts)
+        return not (self.masks or self.boxes or self.points or self.texts or self.exemplars)
+
+
+def exemplar_pairs(pictures: Sequence[Path], masks: Sequence[Path]) -> tuple[tuple[Path, Path], ...]:
+    """Exemplars and their masks in the order given. Raises InvalidInput unless there are as many of both."""
+    if len(pictures) != len(masks):
+        raise InvalidInput(
+            f"every --exemplar needs an --exemplar-mask: there are {len(pictures)} pictures and {len(masks)} masks"
+        )
+    return tuple(zip(pictures, masks, strict=True))
 
 
 @dataclass(frozen=True)
@@ -50,7 +63,7 @@ class FirstFrame:
 def resolve_first_frame(
     given: Given, video: Path, limits: DecodeLimits, engine: Engine, resolver: ReferenceResolver
 ) -> FirstFrame:
-    """Masks keep their ids; boxes, points and texts get the next free ones, in that order.
+    """Masks keep their ids; boxes, points, texts and exemplars get the next free ones, in that order.
 
     Raises InvalidInput, UnreadableMask, and the engines' UnusableReference and UnsupportedReference.
     """
@@ -80,7 +93,18 @@ def _others(
         x, y = _numbers("--point", text, 2)
         found.append(resolver.points(frames[0], [Point(x, y)]))
     found += [resolver.text(frames, text, engine) for text in given.texts]
+    found += [_exemplar(picture, mask, frames, engine, resolver) for picture, mask in given.exemplars]
     return found
+
+
+def _exemplar(
+    picture: Path, mask: Path, frames: Sequence[NDArray[np.uint8]], engine: Engine, resolver: ReferenceResolver
+) -> Resolved:
+    from service.exemplars import read_exemplar
+
+    exemplar = read_exemplar(picture.read_bytes())
+    marked, _ = _masks([mask], exemplar)
+    return resolver.exemplar(frames, exemplar, marked, engine)
 
 
 def _numbers(option: str, text: str, count: int) -> list[float]:

@@ -27,6 +27,12 @@ SessionId = Annotated[str, typer.Argument(help="Session id, as submit printed it
 Texts = Annotated[list[str] | None, typer.Option("--text", help="Describe an object.")]
 Boxes = Annotated[list[str] | None, typer.Option("--box", help="x,y,width,height around an object.")]
 Points = Annotated[list[str] | None, typer.Option("--point", help="x,y on an object.")]
+Exemplars = Annotated[
+    list[Path] | None, typer.Option("--exemplar", exists=True, help="A picture of an object; with --exemplar-mask.")
+]
+ExemplarMasks = Annotated[
+    list[Path] | None, typer.Option("--exemplar-mask", exists=True, help="PNG that marks the object in its exemplar.")
+]
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
@@ -42,6 +48,8 @@ def submit(
     text: Texts = None,
     box: Boxes = None,
     point: Points = None,
+    exemplar: Exemplars = None,
+    exemplar_mask: ExemplarMasks = None,
     engine: Annotated[str | None, typer.Option("--engine", help="Engine; the server's default if left out.")] = None,
     memory: Annotated[str | None, typer.Option("--memory", help="adaptive, window, every_k, or JSON.")] = None,
     max_side: Annotated[int | None, typer.Option("--max-side", help="Segment at this longer side at most.")] = None,
@@ -56,6 +64,7 @@ def submit(
     """Upload a video with its references; prints the session id."""
     with _client(url, key) as client:
         given: dict[str, Any] = {"text": text or None, "box": box or None, "point": point or None}
+        given |= {"exemplar": exemplar or None, "exemplar_mask": exemplar_mask or None}
         given |= {"engine": engine, "memory": memory, "max_side": max_side, "probability": probability or None}
         given |= {"start_frame": start_frame, "end_frame": end_frame}
         session = client.create_session(video, list(mask or []) or None, **given)
@@ -77,6 +86,8 @@ def correct(
     text: Texts = None,
     box: Boxes = None,
     point: Points = None,
+    exemplar: Exemplars = None,
+    exemplar_mask: ExemplarMasks = None,
     direction: Annotated[str, typer.Option("--direction", help="forward, backward or both.")] = "both",
     url: Url = DEFAULT_URL,
     key: Key = None,
@@ -85,6 +96,7 @@ def correct(
     """Correct objects, or add new ones, at a frame; what lies around it is made again."""
     with _client(url, key) as client:
         given: dict[str, Any] = {"text": text or None, "box": box or None, "point": point or None}
+        given |= {"exemplar": exemplar or None, "exemplar_mask": exemplar_mask or None}
         masks = list(mask or []) or None
         session = client.correct(session_id, frame, masks, direction=direction, **given)  # type: ignore[arg-type]
         _print_session(session, as_json)

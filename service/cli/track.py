@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.first_frame import FirstFrame, Given, resolve_first_frame
+from service.cli.first_frame import FirstFrame, Given, exemplar_pairs, resolve_first_frame
 from service.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -37,6 +37,12 @@ def track(
     text: Annotated[list[str] | None, typer.Option("--text", help="An object in words; may be repeated.")] = None,
     box: Annotated[list[str] | None, typer.Option("--box", help="x,y,width,height around an object.")] = None,
     point: Annotated[list[str] | None, typer.Option("--point", help="x,y on an object.")] = None,
+    exemplar: Annotated[
+        list[Path] | None, typer.Option("--exemplar", exists=True, help="A picture of an object; with --exemplar-mask.")
+    ] = None,
+    exemplar_mask: Annotated[
+        list[Path] | None, typer.Option("--exemplar-mask", exists=True, help="PNG that marks it in its exemplar.")
+    ] = None,
     max_objects: Annotated[
         int, typer.Option("--max-objects", min=1, max=50, help="Most objects to find when none is given.")
     ] = 3,
@@ -51,7 +57,7 @@ def track(
 ) -> None:
     """Segment a video from what is given of its first frame; writes one indexed PNG per frame.
 
-    With neither mask, text, box nor point, the objects that stand out are found and followed.
+    With neither mask, text, box, point nor exemplar, the objects that stand out are found and followed.
     """
     from engines.catalog import DEFAULT_ENGINE
     from engines.prompts.resolver import ReferenceResolver
@@ -60,7 +66,8 @@ def track(
     from service.worker.child_frames import DecodeLimits
     from service.worker.frames import FrameSource
 
-    given = Given(tuple(mask or ()), tuple(box or ()), tuple(point or ()), tuple(text or ()), max_objects)
+    pairs = exemplar_pairs(exemplar or [], exemplar_mask or [])
+    given = Given(tuple(mask or ()), tuple(box or ()), tuple(point or ()), tuple(text or ()), max_objects, pairs)
     limits = DecodeLimits.of(Settings())
     loaded = create(engine or DEFAULT_ENGINE, weights=weights, device=device)
     reference = resolve_first_frame(given, video, limits, loaded, ReferenceResolver(device))

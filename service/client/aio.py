@@ -51,9 +51,10 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         self, video: VideoInput, masks: MaskInput | Sequence[MaskInput] | None = None, **options: Any
     ) -> SessionInfo:
         """Upload a video with its references. See Client.create_session()."""
-        parts = await asyncio.to_thread(wire.form_files, video, masks)
+        fields, pictures = wire.picture_files(options)
+        parts = [*await asyncio.to_thread(wire.form_files, video, masks), *pictures]
         try:
-            answer = await self._request("POST", "/sessions", data=wire.form_fields(options), files=parts)
+            answer = await self._request("POST", "/sessions", data=wire.form_fields(fields), files=parts)
         finally:
             wire.close_parts(parts)
         return wire.session_info(answer.json())
@@ -142,7 +143,8 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         **options: Any,
     ) -> SessionInfo:
         """Correct objects, or add new ones, at a frame. See Client.correct()."""
-        parts = wire.mask_files(masks)
+        options, pictures = wire.picture_files(options)
+        parts = [*wire.mask_files(masks), *pictures]
         fields = wire.field_parts({"frame_index": frame_index, "direction": direction, **options})
         try:
             answer = await self._request("POST", f"/sessions/{session_id}/references", files=[*parts, *fields])

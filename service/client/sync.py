@@ -60,11 +60,13 @@ class Client(AbstractContextManager["Client"]):
     ) -> SessionInfo:
         """Upload a video with its references; returns at once, the work goes on on the server.
 
-        options: text, box, point, references, engine, memory, max_side, start_frame, end_frame as the API names them.
+        options: the fields of an upload as the API names them; exemplar and exemplar_mask as masks are given, one or
+        several; files: by name, what `references` refers to.
         """
-        parts = wire.form_files(video, masks)
+        fields, pictures = wire.picture_files(options)
+        parts = [*wire.form_files(video, masks), *pictures]
         try:
-            answer = self._request("POST", "/sessions", data=wire.form_fields(options), files=parts)
+            answer = self._request("POST", "/sessions", data=wire.form_fields(fields), files=parts)
         finally:
             wire.close_parts(parts)
         return wire.session_info(answer.json())
@@ -156,10 +158,11 @@ class Client(AbstractContextManager["Client"]):
     ) -> SessionInfo:
         """Correct objects, or add new ones, at a frame; the frames around it are made again and come over stream().
 
-        masks: as for segment(). direction: forward, backward or both, up to the neighbouring reference. options: text,
-        box, point, references. Raises ApiError.
+        masks: as for segment(). direction: forward, backward or both, up to the neighbouring reference. options:
+        text, box, point, exemplar, exemplar_mask, references, files. Raises ApiError.
         """
-        parts = wire.mask_files(masks)
+        options, pictures = wire.picture_files(options)
+        parts = [*wire.mask_files(masks), *pictures]
         fields = wire.field_parts({"frame_index": frame_index, "direction": direction, **options})
         try:
             answer = self._request("POST", f"/sessions/{session_id}/references", files=[*parts, *fields])

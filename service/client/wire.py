@@ -24,6 +24,7 @@ FormPart = tuple[str, tuple[str, IO[bytes] | bytes, str]]
 Direction = Literal["forward", "backward", "both"]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+_PICTURES = ("exemplar", "exemplar_mask")
 FINAL_STATES = frozenset({"completed", "failed", "cancelled"})
 
 
@@ -185,6 +186,21 @@ def mask_files(masks: MaskInput | Sequence[MaskInput] | None) -> list[FormPart]:
         return []
     each = masks if isinstance(masks, list | tuple) else [masks]
     return [("mask", _mask_part(mask, index)) for index, mask in enumerate(each)]
+
+
+def picture_files(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[FormPart]]:
+    """Options that are fields, and the file parts of those that are pictures; the caller closes them.
+
+    exemplar, exemplar_mask: one picture or several, in pairs. files: by name, what `references` refers to.
+    """
+    fields = dict(options)
+    named: list[tuple[str, Any]] = []
+    for name in _PICTURES:
+        value = fields.pop(name, None)
+        several = value if isinstance(value, list | tuple) else [] if value is None else [value]
+        named += [(name, each) for each in several]
+    named += list((fields.pop("files", None) or {}).items())
+    return fields, [(name, _mask_part(value, index)) for index, (name, value) in enumerate(named)]
 
 
 def close_parts(parts: Iterable[FormPart]) -> None:

@@ -128,6 +128,15 @@ async def test_a_correction_makes_the_frames_around_it_again(
         assert {frame.frame_index for frame in again} >= set(range(30, 40))
         added = client.correct(session.session_id, 35, box=["10,10,20,20"], direction="forward")
         assert len(added.raw["objects"]) in (1, 2)
+        picture = np.full((30, 40, 3), 90, np.uint8)
+        marks = np.ones((30, 40), np.uint8)
+        entry = {"object_id": 9, "kind": "exemplar", "exemplar": "exemplar_9", "exemplar_mask": "mask_9"}
+        given = {"exemplar": [picture, picture], "exemplar_mask": [marks, marks]}
+        named = {"references": [{**entry, "frame_index": 36}], "files": {"exemplar_9": picture, "mask_9": marks}}
+        client.correct(session.session_id, 36, **given, **named)
+        assert sum("exemplar" in name for name in api.stored_files()) == 6, "three pictures and their masks"
+        with pytest.raises(ApiError, match="2 images, 1 masks"):
+            client.correct(session.session_id, 36, exemplar=[picture, picture], exemplar_mask=marks)
         with pytest.raises(ApiError, match="outside the frames"):
             client.correct(session.session_id, 400, masks=first_mask())
     async with AsyncClient(f"http://127.0.0.1:{api.port}") as client:

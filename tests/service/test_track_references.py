@@ -49,3 +49,15 @@ def test_what_names_nothing_is_refused(clip: Path, tmp_path: Path, options: tupl
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code != 0
     assert says in result.output + str(result.exception)
+
+
+def test_an_exemplar_and_its_mask(clip: Path, tmp_path: Path) -> None:
+    picture, mark = np.full((40, 60, 3), 150, np.uint8), np.zeros((40, 60), np.uint8)
+    mark[10:30, 20:40] = 1
+    picture[mark > 0] = (40, 60, 190)
+    Image.fromarray(picture).save(tmp_path / "blue.png")
+    Image.fromarray(mark).save(tmp_path / "mark.png")
+    pair = ("--exemplar", str(tmp_path / "blue.png"), "--exemplar-mask", str(tmp_path / "mark.png"))
+    assert overlap(first_mask(clip, tmp_path / "out", *pair) == 1, BLUE) > 0.7
+    arguments = ["track", str(clip), "-o", str(tmp_path / "none"), "--engine", "fake", *pair[:2]]
+    assert "1 pictures and 0 masks" in str(CliRunner().invoke(app, arguments).exception)
