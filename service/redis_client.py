@@ -19,6 +19,9 @@ SOCKET_TIMEOUT_S = 10.0
 MAX_CONNECTIONS = 64
 """Of one process. A storm of clients waits its turn here; a thousand connections at once the server would refuse."""
 
+_TURN_S = 60.0
+"""Longest wait for one of them. It is our own crowd that waits, so a busy machine must not look like a lost Redis."""
+
 _SCRIPTS = (
     "create",
     "claim",
@@ -49,7 +52,7 @@ def connect(url: str) -> Redis:
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=MAX_CONNECTIONS,
-        timeout=SOCKET_TIMEOUT_S,
+        timeout=_TURN_S,
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=SOCKET_TIMEOUT_S,
         retry=_retry(),
