@@ -45,11 +45,13 @@ class EncodedFrame(NamedTuple):
     """What the network knows of images before any object.
 
     tokens: [B, N, 256], row by row. adapted: the decoder's share of the maps at 1/4, 1/8, 1/16. grid: (rows, columns).
+    maps: those maps and the projected one, as the encoder made them.
     """
 
     tokens: Tensor
     adapted: tuple[Tensor, Tensor, Tensor]
     grid: Grid
+    maps: tuple[Tensor, ...]
 
     def rows(self, index: Sequence[int]) -> EncodedFrame:
         """The frames `index` of the batch, in that order and as often as it says."""
@@ -57,7 +59,8 @@ class EncodedFrame(NamedTuple):
             return self
         chosen = torch.tensor(index, dtype=torch.int64, device=self.tokens.device)
         a4, a8, a16 = (x.index_select(0, chosen) for x in self.adapted)
-        return EncodedFrame(self.tokens.index_select(0, chosen), (a4, a8, a16), self.grid)
+        maps = tuple(x.index_select(0, chosen) for x in self.maps)
+        return EncodedFrame(self.tokens.index_select(0, chosen), (a4, a8, a16), self.grid, maps)
 
 
 class Step(NamedTuple):
@@ -179,7 +182,8 @@ class AotNet(nn.Module):
         maps = self.encoder(images)
         deepest = self.encoder_projector(maps[-1])
         grid = (int(deepest.shape[2]), int(deepest.shape[3]))
-        return EncodedFrame(deepest.flatten(2).transpose(1, 2), self.decoder.adapt(maps), grid)
+        seen = (*maps[:3], deepest)
+        return EncodedFrame(deepest.flatten(2).transpose(1, 2), self.decoder.adapt(maps), grid, seen)
 
     def embed_ids(self, one_hot: Tensor) -> Tensor:
         """[B, c <= 11, H, W] one-hot (or soft) label channels, background first, to [B, N, 256].

@@ -15,6 +15,7 @@ from torch import Tensor
 from engines.aot.config import CHANNELS_PER_GROUP, OBJECTS_PER_GROUP, STRIDE, VARIANTS
 from engines.aot.model import AotNet, EncodedFrame, join_memory, reader_of
 from engines.aot.propagation import LayerMemory
+from engines.aot.target_model import CELL_PX, cell_shares, ridge_sums, score, solve, target_features
 from engines.training.clips import ClipBatch
 from engines.training.depthwise import quicken_depthwise
 from engines.training.losses import (
@@ -28,13 +29,15 @@ from engines.training.recipe import Recipe
 from engines.transforms import normalise
 from engines.types import IGNORE_LABEL
 
-PARTS = ("mask", "reference", "matching", "transport", "identity")
+PARTS = ("mask", "reference", "matching", "transport", "target", "identity")
 _UNUSED = -1e4
 _SELDOM = 100
 """From this gap on, a served memory is next to only the references, and so is a training clip's."""
 
 _LOSS_STRIDE = 2
 _LOGIT_STRIDE = 4
+_SHARPNESS = 8.0
+"""What the target model's scores, which lie between 0 and 1, are multiplied by to be logits of their own loss."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,9 @@ class AotLossConfig:
     hard_share: share of pixels in the cross entropy. own_masks: chance that a clip's memory holds predicted masks.
     memorize: chance that a frame joins the long-term memory. reference, matching, transport, identity: weights of the
     auxiliary losses. matching and transport teach the affinity itself: to find the same point again, and to carry the
-    true labels onto the true labels; identity asks for the right slot among all ten, not only among those in use.
+    true labels onto the true labels; target teaches features that a target model tells objects apart by; identity asks
+    for the right slot among all ten, not only among those in use. target_gain: weight of the target model's scores in
+    the logits, as when served.
     """
 
     hard_share: float
@@ -53,6 +58,8 @@ class AotLossConfig:
     reference: float = 0.0
     matching: float = 0.0
     transport: float = 0.0
+    target: float = 0.0
+    target_gain: float = 0.0
     identity: float = 0.0
 
 
@@ -68,6 +75,8 @@ class AotLearner:
         config = loss_schedule(self._recipe.progress_at(step), published=self._recipe.preset == "published")
         if self._recipe.memorize_every > _SELDOM:
             config = replace(config, memorize=min(config.memorize, 0.2))
+        if gain := self._recipe.target_gain:
+            config = replace(config, target=max(0.3, 1 - self._recipe.progress_at(step)), target_gain=gain)
         return clip_loss(self.net, batch, config, generator)
 
     def is_encoder(self, name: str) -> bool:
@@ -121,10 +130,14 @@ class ClipTargets:
         slots = self.slots.gather(1, ids.masked_fill(unknown, 0).flatten(1)).view(ids.shape)
         return slots.masked_fill(unknown, IGNORE_LABEL)
 
+    def shown(self, t: int) -> Tensor:
+        """[B, K + 1, S, S] float, 1 where a frame shows an id."""
+        ids = torch.arange(self.used.shape[1], device=self.labels.device).view(-1, 1, 1)
+        return (self.labels[:, t, None] == ids).float()
+
     def shares(self, t: int) -> Tensor:
         """[B, N, K + 1] how much of each token of a frame shows each id."""
-        ids = torch.arange(self.used.shape[1], device=self.labels.device).view(-1, 1, 1)
-        shown = (self.labels[:, t, None] == ids).float()
+        shown = self.shown(t)
         aligned = shown.shape[-1] % STRIDE  # whether tokens lie on corners or in the middle of their pixels
         pooled = F.avg_pool2d(shown, STRIDE + aligned, STRIDE, STRIDE // 2 * aligned, count_include_pad=False)
         return pooled.flatten(2).transpose(1, 2)
@@ -165,9 +178,14 @@ def clip_loss(
         parts["reference"] = mask_loss(logits, targets, 0, config.hard_share)
         parts["identity"] = identity_loss(logits, targets, 0) / frames
     keys = [step.queries[0].key]
+    target_model = _TargetModel(net, encoded[0], targets) if config.target_gain > 0 else None
     for t in range(1, frames):
         step = net.propagate_step(encoded[t], reader_of(long_term, net.config.heads), [short_term])
         logits = net.decode(step, encoded[t])
+        if target_model is not None:
+            scores = target_model.score(encoded[t])
+            parts["target"] = parts["target"] + target_model.loss(scores, t) / (frames - 1)
+            logits = logits + config.target_gain * target_model.in_slots(scores, logits)
         parts["mask"] = parts["mask"] + mask_loss(logits, targets, t, config.hard_share) / (frames - 1)
         if config.identity > 0:
             parts["identity"] = parts["identity"] + identity_loss(logits, targets, t) / frames
@@ -182,6 +200,35 @@ def clip_loss(
     weights = {"mask": 1.0, **{name: getattr(config, name) for name in PARTS[1:]}}
     loss = sum((parts[name] * weight for name, weight in weights.items()), torch.zeros(()))
     return loss, {name: float(part.detach()) for name, part in parts.items()}
+
+
+class _TargetModel:
+    """The target models of a batch of clips, fitted to their first frames."""
+
+    def __init__(self, net: AotNet, first: EncodedFrame, targets: ClipTargets) -> None:
+        self._aligned, self._targets = net.config.align_corners, targets
+        with torch.autocast(first.tokens.device.type, enabled=False):
+            features = target_features(first.maps, align_corners=self._aligned)
+            shares = cell_shares(targets.shown(0), align_corners=self._aligned)
+            self._weights = solve(*ridge_sums(features, shares))
+
+    def score(self, encoded: EncodedFrame) -> Tensor:
+        """[B, K + 1, h8, w8] of a later frame."""
+        with torch.autocast(encoded.tokens.device.type, enabled=False):
+            return score(target_features(encoded.maps, align_corners=self._aligned), self._weights)
+
+    def loss(self, scores: Tensor, t: int) -> Tensor:
+        """Cross entropy of the scores alone."""
+        labels = self._targets.labels[:, t, ::CELL_PX, ::CELL_PX]
+        unused = ~self._targets.used[:, :, None, None]
+        return balanced_cross_entropy((_SHARPNESS * scores).masked_fill(unused, _UNUSED), labels)
+
+    def in_slots(self, scores: Tensor, logits: Tensor) -> Tensor:
+        """The scores of the ids in use in their slots, at the logits' size; 0 elsewhere."""
+        resized = F.interpolate(scores, logits.shape[-2:], mode="bilinear", align_corners=self._aligned)
+        resized = resized * self._targets.used[:, :, None, None]
+        index = self._targets.slots[:, :, None, None].expand_as(resized)
+        return torch.zeros_like(logits, dtype=resized.dtype).scatter_add(1, index, resized)
 
 
 def mask_loss(logits: Tensor, targets: ClipTargets, t: int, hard_share: float) -> Tensor:
@@ -206,8 +253,11 @@ def _encode_clip(net: AotNet, frames: Tensor) -> list[EncodedFrame]:
     batch, count = frames.shape[:2]
     whole = net.encode(normalise(frames.transpose(0, 1).flatten(0, 1) * 255))
     tokens = whole.tokens.split(batch)
-    adapted = [x.split(batch) for x in whole.adapted]
-    return [EncodedFrame(tokens[t], (adapted[0][t], adapted[1][t], adapted[2][t]), whole.grid) for t in range(count)]
+    adapted, maps = ([x.split(batch) for x in each] for each in (whole.adapted, whole.maps))
+    return [
+        EncodedFrame(tokens[t], (adapted[0][t], adapted[1][t], adapted[2][t]), whole.grid, tuple(x[t] for x in maps))
+        for t in range(count)
+    ]
 
 
 def _fed_back(logits: Tensor, targets: ClipTargets, t: int, chance: float, generator: torch.Generator) -> Tensor:
