@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import pickle
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -50,6 +51,16 @@ class Checkpoint:
             return int(self.metadata.get(name, default))
         except ValueError:
             raise WeightsError(f"{self.origin}: metadata {name!r} is {self.metadata[name]!r}, not a number") from None
+
+    def number(self, name: str, default: float) -> float:
+        """A number of the metadata. Raises WeightsError when it is none, or not finite."""
+        try:
+            value = float(self.metadata.get(name, default))
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise WeightsError(f"{self.origin}: metadata {name!r} is {self.metadata[name]!r}, not a number")
+        return value
 
 
 def load_checkpoint(weights: Weights, name: str) -> Checkpoint:

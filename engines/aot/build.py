@@ -41,4 +41,5 @@ def build(
         device=device,
         deterministic=deterministic,
     )
-    return AotEngine(net, spec, order[: checkpoint.integer("objects_per_group", len(order))])
+    order = order[: checkpoint.integer("objects_per_group", len(order))]
+    return AotEngine(net, spec, order, target_gain=checkpoint.number("target_gain", 0.0))

@@ -55,6 +55,12 @@ class AotConfig:
         }[self.encoder]
 
     @property
+    def map_widths(self) -> tuple[int, int, int, int]:
+        """Channels of the maps of an EncodedFrame."""
+        c4, c8, c16, _ = self.encoder_channels
+        return c4, c8, c16, WIDTH
+
+    @property
     def heads(self) -> int:
         """Attention heads."""
         return 1 if self.gated else 8

@@ -16,6 +16,7 @@ from engines.aot.model import AotNet, EncodedFrame, Step
 from engines.aot.output import memory_labels, object_probability
 from engines.aot.propagation import LayerMemory
 from engines.aot.snapshots import restore_track, take_snapshot
+from engines.aot.target_model import TargetModel, state_bytes
 from engines.aot.track import AotTrack, Group
 from engines.banks.budget import budget_tokens, require_budget
 from engines.catalog import DEFAULT_BUDGET_FRAMES
@@ -35,11 +36,22 @@ _FRAME_ACTIVATION_BYTES_PER_PIXEL = 420
 class AotEngine:
     """One variant with its weights on one device."""
 
-    def __init__(self, net: AotNet, spec: EngineSpec, channel_order: tuple[int, ...] = PUBLISHED_ORDER) -> None:
-        """channel_order: identity channels that a pass hands out, best told apart first; as many objects share it."""
+    def __init__(
+        self,
+        net: AotNet,
+        spec: EngineSpec,
+        channel_order: tuple[int, ...] = PUBLISHED_ORDER,
+        *,
+        target_gain: float = 0.0,
+    ) -> None:
+        """channel_order: identity channels that a pass hands out, best told apart first; as many objects share it.
+
+        target_gain: weight of a target model's scores, 0 for none.
+        """
         self._net = net
         self._spec = spec
         self._channel_order = channel_order
+        self._target_gain = target_gain
 
     @property
     def spec(self) -> EngineSpec:
@@ -69,6 +81,7 @@ class AotEngine:
             memorize_every=memory.memorize_every or self._spec.memorize_every,
             budget_tokens=budget,
             visibility=Visibility(cell_px=size.height * size.width / tokens),
+            target=self._new_target(),
         )
 
     @torch.inference_mode()
@@ -79,7 +92,7 @@ class AotEngine:
     @torch.inference_mode()
     def restore(self, state: TrackState) -> AotTrack:
         """The track that snapshot() saw, byte for byte. Raises StateMismatch."""
-        return restore_track(state, self._spec, self.config)
+        return restore_track(state, self._spec, self.config, self._new_target())
 
     def track_bytes(self, size: Size, objects: int, memory: MemoryPolicy) -> int:
         """Upper bound of device bytes of one track; an unbounded memory is counted as 200 frames."""
@@ -89,7 +102,8 @@ class AotEngine:
         budget = self.open(size, memory).budget_tokens or 200 * tokens * groups
         short_term = tokens * groups * (self.config.short_term_frames + 1)
         activations = pixels * (_FRAME_ACTIVATION_BYTES_PER_PIXEL + groups * _ROW_ACTIVATION_BYTES_PER_PIXEL)
-        return (budget * 2 + short_term) * self._token_bytes() + activations
+        target = state_bytes(self.config.map_widths, objects) if self._target_gain else 0
+        return (budget * 2 + short_term) * self._token_bytes() + target + activations
 
     @torch.inference_mode()
     def forget(self, track: AotTrack, object_id: int) -> None:
@@ -97,6 +111,8 @@ class AotEngine:
         group = track.group_of(object_id)
         channel = group.slots.leave(object_id)
         track.visibility.forget(object_id)
+        if track.target is not None:
+            track.target.forget(object_id)
         track.labels = np.where(track.labels == object_id, 0, track.labels).astype(np.uint8)
         if group.slots.channels:
             group.long_term.forget(channel)
@@ -121,6 +137,8 @@ class AotEngine:
         touched = [group for group in track.groups if set(group.slots.channels) & set(object_ids)]
         for group in touched:
             self._memorize_reference(track, group, encoded, composed, newcomers)
+        if track.target is not None:
+            track.target.learn(encoded.maps, composed, track.object_ids)
         for object_id in object_ids:
             track.visibility.reset(object_id)
         track.labels, track.frame_mark, track.started = composed, zlib.crc32(frame.tobytes()), True
@@ -143,7 +161,7 @@ class AotEngine:
         if zlib.crc32(frame.tobytes()) == track.frame_mark:
             return track.labels
         _, logits = self._segment(encoded, track.groups, count_usage=False)
-        probability, ids = self._probability(track, logits)
+        probability, ids = self._probability(track, logits, encoded)
         return memory_labels(most_probable(probability), ids, track.network_size)
 
     # --- frames ------------------------------------------------------------------------------------------------------
@@ -170,12 +188,16 @@ class AotEngine:
     def _advance(self, tracks: Sequence[AotTrack], frames: Sequence[Frame], *, probability: bool) -> list[Prediction]:
         owners = [index for index, track in enumerate(tracks) for _ in track.groups]
         groups = [group for track in tracks for group in track.groups]
-        encoded = self._encode(tracks, frames).rows(owners)
-        step, logits = self._segment(encoded, groups, count_usage=True) if groups else (None, [])
+        encoded = self._encode(tracks, frames)
+        step, logits = self._segment(encoded.rows(owners), groups, count_usage=True) if groups else (None, [])
         predictions = []
         for index, (track, frame) in enumerate(zip(tracks, frames, strict=True)):
             own = [logits[row] for row, owner in enumerate(owners) if owner == index]
-            predictions.append(self._predict(track, frame, own, probability=probability))
+            merged, ids = self._probability(track, own, encoded.rows([index]))
+            ranking = rank_channels(merged)
+            predictions.append(predict(merged, ids, track.visibility, keep_probability=probability, ranking=ranking))
+            track.labels = memory_labels(ranking.label, ids, track.network_size)
+            track.frame_mark, track.steps = zlib.crc32(frame.tobytes()), track.steps + 1
         if step is not None:
             self._remember(tracks, step)
         return predictions
@@ -201,21 +223,19 @@ class AotEngine:
         logits = self._net.decode(step, encoded)
         return step, [row[: group.slots.width] for row, group in zip(logits, groups, strict=True)]
 
-    def _predict(self, track: AotTrack, frame: Frame, logits: Sequence[Tensor], *, probability: bool) -> Prediction:
-        merged, ids = self._probability(track, logits)
-        ranking = rank_channels(merged)
-        prediction = predict(merged, ids, track.visibility, keep_probability=probability, ranking=ranking)
-        track.labels = memory_labels(ranking.label, ids, track.network_size)
-        track.frame_mark = zlib.crc32(frame.tobytes())
-        track.steps += 1
-        return prediction
+    def _probability(
+        self, track: AotTrack, logits: Sequence[Tensor], encoded: EncodedFrame
+    ) -> tuple[Tensor, tuple[int, ...]]:
+        """[K + 1, H, W] at the frame's size, and the ids of its channels after the background.
 
-    def _probability(self, track: AotTrack, logits: Sequence[Tensor]) -> tuple[Tensor, tuple[int, ...]]:
-        """[K + 1, H, W] at the frame's size, and the ids of its channels after the background."""
+        logits: of each group of the track. encoded: the track's frame alone.
+        """
         size = (track.size.height, track.size.width)
         if not logits:
             return torch.ones(1, *size, device=self._spec.device), ()
         slots = [group.slots for group in track.groups]
+        if track.target is not None:
+            logits = track.target.add_scores(encoded.maps, logits, slots)
         return object_probability(logits, slots, track.size, align_corners=self.config.align_corners)
 
     def _remember(self, tracks: Sequence[AotTrack], step: Step) -> None:
@@ -245,6 +265,9 @@ class AotEngine:
         device = self._spec.device
         images = [to_network(frame, track.network_size, device) for track, frame in zip(tracks, frames, strict=True)]
         return self._net.encode(torch.cat(images).to(self._spec.dtype))
+
+    def _new_target(self) -> TargetModel | None:
+        return TargetModel(self._target_gain, self.config.align_corners) if self._target_gain else None
 
     def _channel_map(self, labels: LabelMap, group: Group) -> Tensor:
         return torch.from_numpy(to_channels(labels, group.slots.channels)).to(self._spec.device)

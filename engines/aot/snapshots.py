@@ -11,6 +11,7 @@ from torch import Tensor
 from engines.aot.config import AotConfig
 from engines.aot.memory import LongTermMemory
 from engines.aot.propagation import LayerMemory
+from engines.aot.target_model import TargetModel
 from engines.aot.track import AotTrack, Group
 from engines.banks import restore_bank
 from engines.errors import StateMismatch
@@ -52,6 +53,8 @@ def take_snapshot(track: AotTrack, spec: EngineSpec) -> TrackState:
     for index, group in enumerate(track.groups):
         parts[f"group{index}"] = _group_state(group)
         parts[f"bank{index}"] = group.long_term.bank.snapshot()
+    if track.target is not None:
+        parts["target"] = track.target.snapshot()
     return join_states(TrackState(own, labels), parts)
 
 
@@ -72,8 +75,10 @@ def _group_state(group: Group) -> TrackState:
     return TrackState(meta, tensors)
 
 
-def restore_track(state: TrackState, spec: EngineSpec, config: AotConfig) -> AotTrack:
-    """The track that take_snapshot() saw. Raises StateMismatch."""
+def restore_track(
+    state: TrackState, spec: EngineSpec, config: AotConfig, target: TargetModel | None = None
+) -> AotTrack:
+    """The track that take_snapshot() saw. target: an empty one, if the weights have it. Raises StateMismatch."""
     for name, value in identity_of(spec).items():
         if state.meta.get(name) != value:
             raise StateMismatch(f"the snapshot's {name} is {state.meta.get(name)!r}, this engine's is {value!r}")
@@ -90,6 +95,9 @@ def restore_track(state: TrackState, spec: EngineSpec, config: AotConfig) -> Aot
         frame_mark=int(meta["frame_mark"]),
         labels=state.tensors["labels"].numpy().copy(),
     )
+    if target is not None:
+        target.restore(part_of(state, "target"), spec.device)
+        track.target = target
     track.groups = [_restore_group(state, index, spec, config) for index in range(int(meta["groups"]))]
     return track
 

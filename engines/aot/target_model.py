@@ -10,17 +10,24 @@ features through a ridge regression.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from engines.labels import Slots
+from engines.types import LabelMap, TrackState
 
 RIDGE = 1e-3
 CELL_PX = 8
 """Side of the cells that are scored, in pixels of the network's input."""
 
 _LOWEST, _HIGHEST = -0.5, 1.5
+_TENSORS = ("gram", "cross", "weights")
 
 
 def target_features(maps: Sequence[Tensor], *, align_corners: bool) -> Tensor:
@@ -28,12 +35,8 @@ def target_features(maps: Sequence[Tensor], *, align_corners: bool) -> Tensor:
 
     maps: [B, C, ., .] each, finest first.
     """
-    quarter, eighth, *coarse = (F.normalize(x.float(), dim=1) for x in maps)
-    size = eighth.shape[-2:]
-    kernel, padding = (3, 1) if align_corners else (2, 0)
-    pooled = F.avg_pool2d(quarter, kernel, 2, padding, count_include_pad=False)
-    enlarged = [F.interpolate(x, size, mode="bilinear", align_corners=align_corners) for x in coarse]
-    return torch.cat([pooled, eighth, *enlarged, torch.ones_like(eighth[:, :1])], dim=1)
+    cells = _to_cells([F.normalize(x.float(), dim=1) for x in maps], align_corners=align_corners)
+    return torch.cat([*cells, torch.ones_like(cells[0][:, :1])], dim=1)
 
 
 def cell_shares(channels: Tensor, *, align_corners: bool) -> Tensor:
@@ -61,6 +64,100 @@ def solve(gram: Tensor, cross: Tensor) -> Tensor:
     return torch.cholesky_solve(cross, torch.linalg.cholesky(gram + ridge))
 
 
-def score(features: Tensor, weights: Tensor) -> Tensor:
-    """[B, D, h, w] features to [B, C, h, w] scores: about 1 where a label is, about 0 where it is not."""
-    return torch.einsum("bdhw,bdc->bchw", features, weights).clamp(_LOWEST, _HIGHEST)
+def score(maps: Sequence[Tensor], weights: Tensor, *, align_corners: bool) -> Tensor:
+    """[B, C, h8, w8]: about 1 where a label is, about 0 where it is not.
+
+    What target_features() and a product would give, but each map is weighed at its own size: pooling and enlarging are
+    linear, and there are fewer labels than channels.
+    """
+    *parts, constant = weights.split([*(x.shape[1] for x in maps), 1], dim=1)
+    each = [torch.einsum("bdhw,bdc->bchw", F.normalize(x.float(), dim=1), w) for x, w in zip(maps, parts, strict=True)]
+    total = _to_cells(each, align_corners=align_corners)
+    return (sum(total) + constant.transpose(1, 2)[..., None]).clamp(_LOWEST, _HIGHEST)
+
+
+def _to_cells(maps: Sequence[Tensor], *, align_corners: bool) -> list[Tensor]:
+    """Maps at 1/4, 1/8, 1/16, ... all at 1/8."""
+    quarter, eighth, *coarse = maps
+    kernel, padding = (3, 1) if align_corners else (2, 0)
+    pooled = F.avg_pool2d(quarter, kernel, 2, padding, count_include_pad=False)
+    size = eighth.shape[-2:]
+    return [pooled, eighth, *(F.interpolate(x, size, mode="bilinear", align_corners=align_corners) for x in coarse)]
+
+
+@dataclass
+class TargetModel:
+    """What the references of one track have taught, and what it says of later frames.
+
+    gain: weight of the scores in the logits. ids: the client's, of the columns; 0, the background, is the first.
+    gram, cross, weights: [1, D, D], [1, D, C], [1, D, C]: sums over the references, and their solution.
+    """
+
+    gain: float
+    align_corners: bool
+    ids: list[int] = field(default_factory=lambda: [0])
+    references: int = 0
+    gram: Tensor = field(default_factory=lambda: torch.zeros(1, 0, 0))
+    cross: Tensor = field(default_factory=lambda: torch.zeros(1, 0, 1))
+    weights: Tensor = field(default_factory=lambda: torch.zeros(1, 0, 1))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the state; they do not grow with references or frames."""
+        return self.gram.nbytes + self.cross.nbytes + self.weights.nbytes
+
+    def learn(self, maps: Sequence[Tensor], labels: LabelMap, object_ids: Iterable[int]) -> None:
+        """Take a reference. maps: [1, C, ., .] each. labels: ids at the network's size, all objects of the track."""
+        self.ids += [object_id for object_id in sorted(object_ids) if object_id not in self.ids]
+        features = target_features(maps, align_corners=self.align_corners)
+        shown = torch.from_numpy(np.stack([labels == i for i in self.ids])).to(features)
+        gram, cross = ridge_sums(features, cell_shares(shown[None], align_corners=self.align_corners))
+        if self.references:
+            gram, cross = gram + self.gram, cross + F.pad(self.cross, (0, cross.shape[2] - self.cross.shape[2]))
+        self.gram, self.cross, self.references = gram, cross, self.references + 1
+        self._solve()
+
+    def forget(self, object_id: int) -> None:
+        """An object becomes background. Unknown ids are none of its business."""
+        if object_id not in self.ids:
+            return
+        column = self.ids.index(object_id)
+        kept = [c for c in range(len(self.ids)) if c != column]
+        gone, self.cross = self.cross[..., column], self.cross[..., kept]
+        self.cross[..., 0] += gone
+        self.ids.remove(object_id)
+        self._solve()
+
+    def add_scores(self, maps: Sequence[Tensor], logits: Sequence[Tensor], slots: Sequence[Slots]) -> list[Tensor]:
+        """Logits [channels, h4, w4] of each group of objects, with one frame's scores. maps: [1, C, ., .] each."""
+        if not self.references:
+            return list(logits)
+        scores = self.gain * score(maps, self.weights, align_corners=self.align_corners)
+        return [self._added(scores, row, group) for row, group in zip(logits, slots, strict=True)]
+
+    def _added(self, scores: Tensor, logits: Tensor, slots: Slots) -> Tensor:
+        resized = F.interpolate(scores, logits.shape[-2:], mode="bilinear", align_corners=self.align_corners)[0]
+        added = logits.float().clone()
+        for column, object_id in enumerate(self.ids):
+            added[slots.channels.get(object_id, 0)] += resized[column]  # to this group, others' objects are background
+        return added
+
+    def _solve(self) -> None:
+        self.weights = solve(self.gram / self.references, self.cross / self.references)
+
+    def snapshot(self) -> TrackState:
+        """The whole state, copied to the host."""
+        meta: dict[str, int | str] = {"ids": json.dumps(self.ids), "references": self.references}
+        tensors = {name: getattr(self, name).to("cpu", copy=True) for name in _TENSORS}
+        return TrackState(meta, tensors)
+
+    def restore(self, state: TrackState, device: torch.device) -> None:
+        """Take over what snapshot() saw."""
+        self.ids, self.references = json.loads(str(state.meta["ids"])), int(state.meta["references"])
+        self.gram, self.cross, self.weights = (state.tensors[name].to(device, copy=True) for name in _TENSORS)
+
+
+def state_bytes(widths: Sequence[int], objects: int) -> int:
+    """Bytes of the target model of a track with so many objects, for maps of these widths."""
+    size = sum(widths) + 1
+    return size * (size + 2 * (objects + 1)) * torch.float32.itemsize

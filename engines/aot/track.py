@@ -10,6 +10,7 @@ import numpy as np
 
 from engines.aot.memory import LongTermMemory
 from engines.aot.propagation import LayerMemory
+from engines.aot.target_model import TargetModel
 from engines.labels import Slots
 from engines.types import LabelMap, MemoryPolicy, Size
 from engines.visibility import Visibility
@@ -36,6 +37,7 @@ class AotTrack:
 
     labels: the newest frame's label map at network size, before objects were judged lost. frame_mark: checksum of that
     frame, to tell whether a reference belongs to it. budget_tokens: of all groups together, None for no bound.
+    target: for weights that were trained with one.
     """
 
     size: Size
@@ -44,6 +46,7 @@ class AotTrack:
     memorize_every: int
     budget_tokens: int | None
     visibility: Visibility
+    target: TargetModel | None = None
     groups: list[Group] = field(default_factory=list)
     steps: int = 0
     started: bool = False
@@ -57,11 +60,10 @@ class AotTrack:
 
     @property
     def bank_bytes(self) -> int:
-        """Bytes of long-term and short-term memory."""
+        """Bytes of long-term and short-term memory, and of the target model."""
         recent = (m for group in self.groups for frame in group.short_term for m in frame)
-        return sum(group.long_term.bank.nbytes for group in self.groups) + sum(
-            m.key.nbytes + m.value.nbytes for m in recent
-        )
+        banks = sum(group.long_term.bank.nbytes for group in self.groups)
+        return banks + sum(m.key.nbytes + m.value.nbytes for m in recent) + (self.target.nbytes if self.target else 0)
 
     @property
     def bank_tokens(self) -> int:

@@ -215,7 +215,7 @@ class _TargetModel:
     def score(self, encoded: EncodedFrame) -> Tensor:
         """[B, K + 1, h8, w8] of a later frame."""
         with torch.autocast(encoded.tokens.device.type, enabled=False):
-            return score(target_features(encoded.maps, align_corners=self._aligned), self._weights)
+            return score(encoded.maps, self._weights, align_corners=self._aligned)
 
     def loss(self, scores: Tensor, t: int) -> Tensor:
         """Cross entropy of the scores alone."""

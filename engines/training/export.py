@@ -21,7 +21,8 @@ _LARGEST = torch.finfo(torch.float16).max
 class WeightsFacts:
     """What is stored beside the tensors. recipe: one line on how they were made, for people.
 
-    objects_per_group: AOT and DeAOT: most objects that share one pass; None leaves it to the engine.
+    AOT and DeAOT have two more. objects_per_group: most objects that share one pass; None leaves it to the engine.
+    target_gain: weight of the target model, 0 for none.
     """
 
     engine: str
@@ -30,6 +31,7 @@ class WeightsFacts:
     recipe: str
     licence: str = STARTER_LICENCE
     objects_per_group: int | None = None
+    target_gain: float = 0.0
 
     def metadata(self) -> dict[str, str]:
         """As safetensors keeps it."""
@@ -39,6 +41,7 @@ class WeightsFacts:
             "net_short_side": str(self.net_short_side),
             "memorize_every": str(self.memorize_every),
             **({} if self.objects_per_group is None else {"objects_per_group": str(self.objects_per_group)}),
+            **({"target_gain": str(self.target_gain)} if self.target_gain else {}),
             "recipe": self.recipe,
             "licence": self.licence,
         }

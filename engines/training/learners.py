@@ -57,7 +57,14 @@ def build_learner(recipe: Recipe, start: StartingPoint) -> Learner:
 def export_result(average: Mapping[str, Tensor], recipe: Recipe, path: Path, *, note: str = "") -> None:
     """Write what a run has learnt as a file that `engines.create(weights=...)` takes."""
     made = f"{recipe.preset} preset, {recipe.steps} steps, seed {recipe.seed}{'; ' if note else ''}{note}"
-    facts = WeightsFacts(recipe.engine, recipe.net_short_side, recipe.memorize_every, made, licence="that of your data")
+    facts = WeightsFacts(
+        recipe.engine,
+        recipe.net_short_side,
+        recipe.memorize_every,
+        made,
+        licence="that of your data",
+        target_gain=recipe.target_gain,
+    )
     export_weights(average, path, facts)
 
 

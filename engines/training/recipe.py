@@ -27,9 +27,9 @@ class Recipe:
 
     rate falls from `rate` to `last_rate` by a power after a linear warm-up (a share of all steps). encoder_rate scales
     it for the trunk. ema: decay of the weight average, which is what gets exported. precision: autocast dtype.
-    net_short_side, memorize_every, target_gain (AOT and DeAOT: the target model's weight in the logits, 0: none): how the
-    result is served; they are stored in its file. optimiser: "sgd" has a momentum of 0.9. begun: share of the loss
-    schedule that lies behind the first step, for weights that have learnt.
+    net_short_side, memorize_every, target_gain: how the result is served; they are stored in its file. target_gain is
+    the weight of AOT's and DeAOT's target model, 0 for none. optimiser: "sgd" has a momentum of 0.9. begun: share of
+    the loss schedule that lies behind the first step, for weights that have learnt.
     """
 
     engine: str

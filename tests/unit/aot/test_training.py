@@ -56,7 +56,7 @@ def test_loss_falls_on_a_fixed_batch(name: str) -> None:
         loss.backward()
         optimiser.step()
         losses.append(float(loss.detach()))
-    assert set(parts) == {"mask", "reference", "matching", "transport", "identity"}
+    assert set(parts) == {"mask", "reference", "matching", "transport", "target", "identity"}
     assert min(losses[-3:]) < 0.85 * losses[0]
 
 
