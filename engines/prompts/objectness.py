@@ -1,7 +1,7 @@
 """How likely each of many proposals is an object: one logistic rule over what was seen and what the picture shows.
 
-Fitted on scenes of held-out stills in the way of `benchmarks.fit_objectness`; benchmarks/RESULTS.md says on which. Knows
-masks and colours, not who proposed them.
+Fitted on scenes of held-out stills in the way of `benchmarks.fit_objectness`; benchmarks/RESULTS.md says on which.
+Knows masks and colours, not who proposed them.
 """
 
 from __future__ import annotations
