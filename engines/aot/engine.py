@@ -148,7 +148,7 @@ class AotEngine:
     ) -> None:
         channel_map = self._channel_map(labels, group)
         identity = self._net.embed_ids(one_hot(channel_map, group.slots.width)[None].to(self._spec.dtype))
-        memory = _memory_of(self._net.reference_step(encoded, identity))
+        memory = self._net.reference_step(encoded, identity).own_memory()
         cells = self._cells(channel_map, group)
         joined = [group.slots.channels[object_id] for object_id in newcomers if object_id in group.slots.channels]
         group.long_term.release_background(memory[-1], cells, joined)
@@ -293,9 +293,3 @@ class AotEngine:
 
 def _shape(track: AotTrack) -> tuple[int, int]:
     return track.network_size.height, track.network_size.width
-
-
-def _memory_of(step: Step) -> tuple[LayerMemory, ...]:
-    if step.memory is None:
-        raise ValueError("only a reference step has its memory at once")
-    return step.memory

@@ -70,6 +70,12 @@ class Step(NamedTuple):
     queries: tuple[Query, ...]
     memory: tuple[LayerMemory, ...] | None
 
+    def own_memory(self) -> tuple[LayerMemory, ...]:
+        """Per layer, what a reference frame leaves; of other frames it is not known before their labels are."""
+        if self.memory is None:
+            raise ValueError("only a reference step has its memory at once")
+        return self.memory
+
 
 def sine_position(grid: Grid, *, device: torch.device, dtype: torch.dtype) -> Tensor:
     """[N, 256] two-dimensional sine embedding, rows first, from 0 at the first row to 2 pi at the last.
