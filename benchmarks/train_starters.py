@@ -1,11 +1,13 @@
-"""Train the starter weights of stm-t, afb-urr-t and feelvos-t, whose trunks come from another starter.
+"""Train the starter weights of stm-t, afb-urr-t and feelvos-t, whose trunks come from another starter, and end deaot-t.
 
     python -m benchmarks.train_starters feelvos-t --data DATA --out RUN
     python -m benchmarks.train_starters stm-t --data DATA --out RUN2
     python -m benchmarks.train_starters afb-urr-t --data DATA --out RUN3 --donor RUN2/stm-t.safetensors
+    python -m benchmarks.train_starters deaot-t --data DATA --out RUN4 --donor RUN0/deaot-t.safetensors
 
 DATA as for `maskstream train`. Ctrl-C saves; the same command goes on. The shipped files (docs/model-card.md) were
 made with these recipes, except that stm-t and afb-urr-t were read at softness 1 and their keys scaled in the end.
+deaot-t's begin where `maskstream train deaot-t --data DATA --out RUN0` ends, and teach it its target model.
 """
 
 from __future__ import annotations
@@ -36,6 +38,11 @@ def _small(crop_px: int, **changes: float) -> ClipConfig:
     return replace(base, **changes)  # type: ignore[arg-type]
 
 
+def _large(crop_px: int, **changes: float) -> ClipConfig:
+    base = ClipConfig(crop_px=crop_px, frames=3, net_short_side=320, real=0.35, in_place=0.3, composite=0.45)
+    return replace(base, **changes)  # type: ignore[arg-type]
+
+
 _FIRST = {"max_objects": 2, "real": 0.25, "in_place": 0.3, "composite": 0.5}
 
 PHASES: dict[str, tuple[Phase, ...]] = {
@@ -54,6 +61,11 @@ PHASES: dict[str, tuple[Phase, ...]] = {
         Phase(200, 3, _small(177, net_short_side=320)),
         Phase(60, 3, _small(225, net_short_side=320, max_objects=4, real=0.5), freeze_norms=True),
     ),
+    "deaot-t": (
+        Phase(520, 5, _large(193), freeze_norms=True),
+        Phase(380, 3, _large(257, frames=4, real=0.4), freeze_norms=True),
+        Phase(180, 2, _large(289, frames=5, real=0.5), freeze_norms=True),
+    ),
 }
 
 
@@ -61,6 +73,8 @@ def starter_recipe(engine: str, seed: int) -> Recipe:
     """The recipe that an engine's starter was trained with."""
     rate, ema = (6e-4, 0.99) if engine == "afb-urr-t" else (1e-3, 0.995 if engine == "stm-t" else 0.99)
     changes = {"rate": rate, "ema": ema, "warmup": 0.03, "encoder_rate": 0.5, "seed": seed}
+    if engine == "deaot-t":
+        changes |= {"rate": 7e-4, "encoder_rate": 1.0, "begun": 0.4}
     return replace(recipe_for(engine), phases=PHASES[engine], **changes)  # type: ignore[arg-type]
 
 
@@ -79,6 +93,15 @@ def from_stm(name: str) -> str:
         if name.startswith(f"{own}."):
             return theirs + name.removeprefix(own)
     return ""
+
+
+DONORS: dict[str, Callable[[str], str]] = {
+    "feelvos-t": from_deaot,
+    "stm-t": from_deaot,
+    "afb-urr-t": from_stm,
+    "deaot-t": str,
+}
+"""For each engine, from the name of a tensor to its name in the donor."""
 
 
 def grafted(
@@ -104,8 +127,7 @@ def main() -> None:
     options = parser.parse_args()
     recipe = starter_recipe(options.engine, options.seed)
     learner = build_learner(recipe, StartingPoint(torch.device("cpu")))
-    source_of = from_stm if options.engine == "afb-urr-t" else from_deaot
-    learner.net.load_state_dict(grafted(learner.net.state_dict(), load_file(options.donor), source_of))
+    learner.net.load_state_dict(grafted(learner.net.state_dict(), load_file(options.donor), DONORS[options.engine]))
     asked: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _frame: asked.append(received))

@@ -7,6 +7,8 @@ from engines.training.clips import ClipConfig
 from engines.training.recipe import Phase, PresetName, Recipe
 
 _PUBLISHED_STEPS = 100_000
+_TARGET_GAIN = 3.0
+"""Weight of the target model in the logits; the published recipes have none."""
 
 
 def recipe_for(engine: str, preset: PresetName = "starter") -> Recipe:
@@ -20,7 +22,8 @@ def _starter(engine: str) -> Recipe:
         Phase(1100, 4, ClipConfig(crop_px=193, frames=4, real=0.35)),
         Phase(560, 3, ClipConfig(crop_px=225, frames=5, real=0.5), freeze_norms=True),
     )
-    return Recipe(engine, "starter", phases, net_short_side=320, memorize_every=VARIANTS[engine].memorize_every)
+    gap = VARIANTS[engine].memorize_every
+    return Recipe(engine, "starter", phases, net_short_side=320, memorize_every=gap, target_gain=_TARGET_GAIN)
 
 
 def _published(engine: str) -> Recipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from safetensors.torch import load_file
 
-from benchmarks.train_starters import PHASES, from_deaot, from_stm, grafted, starter_recipe
+from benchmarks.train_starters import DONORS, PHASES, grafted, starter_recipe
 from engines.checkpoint import STARTER_DIR
 
 NEW = {
@@ -20,6 +20,7 @@ NEW = {
         "Encoder_Q.std",
     ),
     "afb-urr-t": ("decoder.local_",),
+    "deaot-t": (),
 }
 """What each has that its donor has not."""
 
@@ -32,7 +33,7 @@ def test_only_what_the_donor_lacks_stays(engine: str) -> None:
         f"{name}": value + 1
         for name, value in load_file(STARTER_DIR / f"{'stm-t' if stm else 'deaot-t'}.safetensors").items()
     }
-    mixed = grafted(own, donor, from_stm if stm else from_deaot)
+    mixed = grafted(own, donor, DONORS[engine])
     assert mixed.keys() == own.keys()
     kept = {name for name in own if mixed[name] is own[name]}
     assert kept == {name for name in own if name.startswith(NEW[engine])}
@@ -43,4 +44,5 @@ def test_recipes_are_those_of_the_model_card() -> None:
         "stm-t": 1600,
         "afb-urr-t": 470,
         "feelvos-t": 810,
+        "deaot-t": 1080,
     }
