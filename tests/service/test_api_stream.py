@@ -7,6 +7,7 @@ import json
 import socket as sockets
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,30 @@ def test_slow_reader_is_closed_and_costs_the_others_nothing(api: ApiServer, work
             last += 100
         assert open_sockets(api) == 1, "the stalled reader was not closed"
     assert "maskstream_sockets_stalled_total 1.0" in api.http.get("/metrics").text
+
+
+def test_a_storm_of_dropped_readers_gets_every_mask_once(api: ApiServer, worker: ScriptedWorker) -> None:
+    session_id, masks = worker.claim_.session_id, 120
+    worker.publish(0, 59)
+
+    def read(reader: int) -> list[int]:
+        """All masks, by connections that end without a word after a dozen or so."""
+        received: list[int] = []
+        while len(received) < masks:
+            with api.socket(session_id, f"?after={received[-1] if received else -1}") as socket:
+                wanted = min(11 + reader % 7, masks - len(received))
+                received += [next_mask(socket)["seq"] for _ in range(wanted)]
+                socket.socket.shutdown(sockets.SHUT_RDWR)
+        return received
+
+    with ThreadPoolExecutor(16) as pool:
+        readers = [pool.submit(read, number) for number in range(16)]
+        worker.publish(60, masks - 1)
+        assert all(reader.result(timeout=60) == list(range(masks)) for reader in readers)
+    deadline = time.monotonic() + 10
+    while open_sockets(api) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert open_sockets(api) == 0
 
 
 def upgrade(api: ApiServer, path: str) -> sockets.socket:
