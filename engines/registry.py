@@ -7,7 +7,7 @@ from typing import Any, Protocol, cast
 
 import torch
 
-from engines.catalog import CATALOG
+from engines.catalog import CATALOG, EngineInfo
 from engines.checkpoint import Weights
 from engines.errors import UnknownEngine, UnsupportedReference
 from engines.protocols import Engine, Proposer
@@ -85,6 +85,11 @@ def create(
     return builder(name, weights=weights, device=target, compile=compile, **options)
 
 
+def _proposes(info: EngineInfo) -> bool:
+    """Networks that read free text have nothing to propose without one."""
+    return info.family in _PROPOSERS and (info.family != "uniref" or bool(info.vocabulary))
+
+
 def create_proposer(
     name: str = "spatial-embeddings", *, weights: Weights = "starter", device: str | torch.device = "auto"
 ) -> Proposer:
@@ -94,7 +99,7 @@ def create_proposer(
     """
     info = CATALOG.get(name)
     if info is None or info.family not in _PROPOSERS:
-        have = [each.name for each in CATALOG.values() if each.family in _PROPOSERS]
+        have = [each.name for each in CATALOG.values() if _proposes(each)]
         raise UnknownEngine(f"no proposer is called {name!r}; there are: {', '.join(have)}")
     module, _, function = _PROPOSERS[info.family].partition(":")
     proposer: Proposer = getattr(import_module(module), function)(name, weights=weights, device=resolve_device(device))

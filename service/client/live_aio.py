@@ -61,7 +61,8 @@ class AsyncLiveRun:
                         self._patience.arrived()
                         if isinstance(message, MaskFrame):
                             mask, acknowledgement = self._talk.received(message)
-                            await socket.send(acknowledgement)
+                            with contextlib.suppress(OSError, WebSocketException):  # lost or at its end: here it is
+                                await socket.send(acknowledgement)
                             self._talk.acknowledged(mask)
                             await self._wake()
                             yield mask
@@ -69,7 +70,8 @@ class AsyncLiveRun:
                             message.raise_unless_completed()
                             return
                 except GeneratorExit:
-                    await socket.send(END_MESSAGE)
+                    with contextlib.suppress(OSError, WebSocketException):
+                        await socket.send(END_MESSAGE)
                     raise
                 finally:
                     self._socket = None

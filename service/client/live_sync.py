@@ -70,7 +70,8 @@ class LiveRun:
                     self._patience.arrived()
                     if isinstance(message, MaskFrame):
                         mask, acknowledgement = self._talk.received(message)
-                        socket.send(acknowledgement)
+                        with contextlib.suppress(OSError, WebSocketException):  # lost or at its end: the mask is here
+                            socket.send(acknowledgement)
                         self._talk.acknowledged(mask)
                         self._wake()
                         yield mask
@@ -78,7 +79,8 @@ class LiveRun:
                         message.raise_unless_completed()
                         return
             except GeneratorExit:
-                socket.send(END_MESSAGE)
+                with contextlib.suppress(OSError, WebSocketException):
+                    socket.send(END_MESSAGE)
                 raise
             finally:
                 self._socket = None

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import anyio
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from websockets.sync.server import ServerConnection, serve
 
 from service.client import ApiError, AsyncClient, Client, LiveFrame
 from service.client.errors import ClientError
+from service.client.live import LiveTalk
+from service.client.wire import MaskFrame
 from service.demo_clip import render
 from tests.service.api_server import ApiServer, running_api
 from tests.service.scene import Scene, make_frames
@@ -154,3 +159,46 @@ async def test_a_real_engine_follows_a_camera_across_a_killed_worker(api: ApiSer
         np.testing.assert_array_equal(mask, other)
         both, either = (mask > 0) & (frame.label_map > 0), (mask > 0) | (frame.label_map > 0)
         assert both.sum() > 0.5 * either.sum(), "it follows what it was given"
+
+
+@pytest.fixture
+def hasty_server() -> Iterator[str]:
+    """A server that says everything at once and closes, without waiting for an acknowledgement."""
+
+    def talk(socket: ServerConnection) -> None:
+        socket.recv()
+        for message in (
+            {"type": "ready", "session_id": "s", "next_frame_index": 0},
+            {"type": "mask", "seq": 0, "frame_index": 0, "size": [4, 4], "objects": [], "pts_s": 0.0},
+            {"type": "mask", "seq": 1, "frame_index": 1, "size": [4, 4], "objects": [], "pts_s": 1.0},
+            {"type": "end", "state": "completed", "frames": 2, "error": None},
+        ):
+            socket.send(json.dumps(message))
+
+    with serve(talk, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.socket.getsockname()[1]}"
+        server.shutdown()
+        thread.join()
+
+
+async def test_masks_that_cannot_be_acknowledged_any_more_are_given_all_the_same(
+    hasty_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = LiveTalk.received
+
+    def late(self: LiveTalk, mask: MaskFrame) -> tuple[MaskFrame, str]:
+        time.sleep(0.2)  # by now the server's close is here
+        return taken(self, mask)
+
+    monkeypatch.setattr(LiveTalk, "received", late)
+    frames = make_frames(2)
+
+    def talk() -> list[int]:
+        with Client(hasty_server) as client:
+            return [mask.seq for mask in client.live(frames, square(), engine="fake")]
+
+    assert await anyio.to_thread.run_sync(talk) == [0, 1]
+    async with AsyncClient(hasty_server) as awaiting:
+        assert [mask.seq async for mask in awaiting.live(frames, square(), engine="fake")] == [0, 1]

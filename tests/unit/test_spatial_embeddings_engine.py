@@ -96,7 +96,7 @@ def test_a_file_that_does_not_fit_says_so() -> None:
 def test_the_registry_tells_followers_from_proposers() -> None:
     with pytest.raises(UnsupportedReference, match="create_proposer"):
         create("spatial-embeddings", device="cpu")
-    with pytest.raises(UnknownEngine, match="there are: spatial-embeddings"):
+    with pytest.raises(UnknownEngine, match="there are: uniref-t, spatial-embeddings$"):
         create_proposer("fake", device="cpu")
 
 
