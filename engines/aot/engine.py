@@ -161,7 +161,7 @@ class AotEngine:
         if zlib.crc32(frame.tobytes()) == track.frame_mark:
             return track.labels
         _, logits = self._segment(encoded, track.groups, count_usage=False)
-        probability, ids = self._probability(track, logits, encoded)
+        probability, ids = self._probability(track, logits, encoded.maps)
         return memory_labels(most_probable(probability), ids, track.network_size)
 
     # --- frames ------------------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ class AotEngine:
         predictions = []
         for index, (track, frame) in enumerate(zip(tracks, frames, strict=True)):
             own = [logits[row] for row, owner in enumerate(owners) if owner == index]
-            merged, ids = self._probability(track, own, encoded.rows([index]))
+            merged, ids = self._probability(track, own, encoded.maps_of(index))
             ranking = rank_channels(merged)
             predictions.append(predict(merged, ids, track.visibility, keep_probability=probability, ranking=ranking))
             track.labels = memory_labels(ranking.label, ids, track.network_size)
@@ -224,18 +224,18 @@ class AotEngine:
         return step, [row[: group.slots.width] for row, group in zip(logits, groups, strict=True)]
 
     def _probability(
-        self, track: AotTrack, logits: Sequence[Tensor], encoded: EncodedFrame
+        self, track: AotTrack, logits: Sequence[Tensor], maps: Sequence[Tensor]
     ) -> tuple[Tensor, tuple[int, ...]]:
         """[K + 1, H, W] at the frame's size, and the ids of its channels after the background.
 
-        logits: of each group of the track. encoded: the track's frame alone.
+        logits: of each group of the track. maps: of the track's frame alone.
         """
         size = (track.size.height, track.size.width)
         if not logits:
             return torch.ones(1, *size, device=self._spec.device), ()
         slots = [group.slots for group in track.groups]
         if track.target is not None:
-            logits = track.target.add_scores(encoded.maps, logits, slots)
+            logits = track.target.add_scores(maps, logits, slots)
         return object_probability(logits, slots, track.size, align_corners=self.config.align_corners)
 
     def _remember(self, tracks: Sequence[AotTrack], step: Step) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from engines.aot.cells import pool_cells
 from engines.aot.config import AotConfig
 from engines.aot.propagation import LayerMemory
 from engines.banks.protocol import FeatureBank, Tokens
@@ -32,9 +32,9 @@ class CellLabels(NamedTuple):
 
 def cell_labels(channel_map: Tensor, width: int, *, aligned: bool) -> CellLabels:
     """What the cells of the token grid hold. channel_map: [H, W] at network size; aligned: sides are 16k + 1."""
-    start, kernel, padding = (0, _SAMPLE + 1, _SAMPLE // 2) if aligned else (_SAMPLE // 2, _SAMPLE, 0)
+    start = 0 if aligned else _SAMPLE // 2
     sampled = one_hot(channel_map[start::_SAMPLE, start::_SAMPLE], width)
-    shares = F.avg_pool2d(sampled[None], kernel, _SAMPLE, padding, count_include_pad=False)[0]
+    shares = pool_cells(sampled[None], _SAMPLE, align_corners=aligned)[0]
     share, channel = shares.flatten(1).max(dim=0)
     return CellLabels(channel, share)
 

@@ -45,7 +45,7 @@ class EncodedFrame(NamedTuple):
     """What the network knows of images before any object.
 
     tokens: [B, N, 256], row by row. adapted: the decoder's share of the maps at 1/4, 1/8, 1/16. grid: (rows, columns).
-    maps: those maps and the projected one, as the encoder made them.
+    maps: those maps and the projected one, as the encoder made them; they stay with the frames, see rows().
     """
 
     tokens: Tensor
@@ -54,13 +54,16 @@ class EncodedFrame(NamedTuple):
     maps: tuple[Tensor, ...]
 
     def rows(self, index: Sequence[int]) -> EncodedFrame:
-        """The frames `index` of the batch, in that order and as often as it says."""
+        """The frames `index` of the batch, in that order and as often as it says, without their maps."""
         if list(index) == list(range(self.tokens.shape[0])):
             return self
         chosen = torch.tensor(index, dtype=torch.int64, device=self.tokens.device)
         a4, a8, a16 = (x.index_select(0, chosen) for x in self.adapted)
-        maps = tuple(x.index_select(0, chosen) for x in self.maps)
-        return EncodedFrame(self.tokens.index_select(0, chosen), (a4, a8, a16), self.grid, maps)
+        return EncodedFrame(self.tokens.index_select(0, chosen), (a4, a8, a16), self.grid, ())
+
+    def maps_of(self, index: int) -> tuple[Tensor, ...]:
+        """The maps of one frame, [1, C, h, w] each; nothing is copied."""
+        return tuple(x[index : index + 1] for x in self.maps)
 
 
 class Step(NamedTuple):

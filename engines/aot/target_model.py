@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engines.aot.cells import pool_cells
 from engines.labels import Slots
 from engines.types import LabelMap, TrackState
 
@@ -37,13 +38,6 @@ def target_features(maps: Sequence[Tensor], *, align_corners: bool) -> Tensor:
     """
     cells = _to_cells([F.normalize(x.float(), dim=1) for x in maps], align_corners=align_corners)
     return torch.cat([*cells, torch.ones_like(cells[0][:, :1])], dim=1)
-
-
-def cell_shares(channels: Tensor, *, align_corners: bool) -> Tensor:
-    """[B, C, H, W] 0..1, how much of each pixel is each label, to the same for cells: [B, C, h8, w8]."""
-    aligned = int(align_corners)
-    kernel, padding = CELL_PX + aligned, CELL_PX // 2 * aligned
-    return F.avg_pool2d(channels, kernel, CELL_PX, padding, count_include_pad=False)
 
 
 def ridge_sums(features: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,9 +73,7 @@ def score(maps: Sequence[Tensor], weights: Tensor, *, align_corners: bool) -> Te
 def _to_cells(maps: Sequence[Tensor], *, align_corners: bool) -> list[Tensor]:
     """Maps at 1/4, 1/8, 1/16, ... all at 1/8."""
     quarter, eighth, *coarse = maps
-    kernel, padding = (3, 1) if align_corners else (2, 0)
-    pooled = F.avg_pool2d(quarter, kernel, 2, padding, count_include_pad=False)
-    size = eighth.shape[-2:]
+    size, pooled = eighth.shape[-2:], pool_cells(quarter, 2, align_corners=align_corners)
     return [pooled, eighth, *(F.interpolate(x, size, mode="bilinear", align_corners=align_corners) for x in coarse)]
 
 
@@ -111,7 +103,7 @@ class TargetModel:
         self.ids += [object_id for object_id in sorted(object_ids) if object_id not in self.ids]
         features = target_features(maps, align_corners=self.align_corners)
         shown = torch.from_numpy(np.stack([labels == i for i in self.ids])).to(features)
-        gram, cross = ridge_sums(features, cell_shares(shown[None], align_corners=self.align_corners))
+        gram, cross = ridge_sums(features, pool_cells(shown[None], CELL_PX, align_corners=self.align_corners))
         if self.references:
             gram, cross = gram + self.gram, cross + F.pad(self.cross, (0, cross.shape[2] - self.cross.shape[2]))
         self.gram, self.cross, self.references = gram, cross, self.references + 1
@@ -133,13 +125,14 @@ class TargetModel:
         if not self.references:
             return list(logits)
         scores = self.gain * score(maps, self.weights, align_corners=self.align_corners)
-        return [self._added(scores, row, group) for row, group in zip(logits, slots, strict=True)]
+        size = logits[0].shape[-2:]
+        resized = F.interpolate(scores, size, mode="bilinear", align_corners=self.align_corners)[0]
+        return [self._added(resized, row, group) for row, group in zip(logits, slots, strict=True)]
 
     def _added(self, scores: Tensor, logits: Tensor, slots: Slots) -> Tensor:
-        resized = F.interpolate(scores, logits.shape[-2:], mode="bilinear", align_corners=self.align_corners)[0]
         added = logits.float().clone()
         for column, object_id in enumerate(self.ids):
-            added[slots.channels.get(object_id, 0)] += resized[column]  # to this group, others' objects are background
+            added[slots.channels.get(object_id, 0)] += scores[column]  # to this group, others' objects are background
         return added
 
     def _solve(self) -> None:

@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engines.aot.cells import pool_cells
 from engines.aot.config import CHANNELS_PER_GROUP, OBJECTS_PER_GROUP, STRIDE, VARIANTS
 from engines.aot.model import AotNet, EncodedFrame, join_memory, reader_of
 from engines.aot.propagation import LayerMemory
-from engines.aot.target_model import CELL_PX, cell_shares, ridge_sums, score, solve, target_features
+from engines.aot.target_model import CELL_PX, ridge_sums, score, solve, target_features
 from engines.training.clips import ClipBatch
 from engines.training.depthwise import quicken_depthwise
 from engines.training.losses import (
@@ -138,9 +139,8 @@ class ClipTargets:
     def shares(self, t: int) -> Tensor:
         """[B, N, K + 1] how much of each token of a frame shows each id."""
         shown = self.shown(t)
-        aligned = shown.shape[-1] % STRIDE  # whether tokens lie on corners or in the middle of their pixels
-        pooled = F.avg_pool2d(shown, STRIDE + aligned, STRIDE, STRIDE // 2 * aligned, count_include_pad=False)
-        return pooled.flatten(2).transpose(1, 2)
+        aligned = bool(shown.shape[-1] % STRIDE)  # whether tokens lie on corners or in the middle of their pixels
+        return pool_cells(shown, STRIDE, align_corners=aligned).flatten(2).transpose(1, 2)
 
     def in_use(self, logits: Tensor) -> Tensor:
         """[B, 11, h, w] logits by slot to [B, K + 1, h, w] by id; ids that the clip does not have cannot win."""
@@ -209,7 +209,7 @@ class _TargetModel:
         self._aligned, self._targets = net.config.align_corners, targets
         with torch.autocast(first.tokens.device.type, enabled=False):
             features = target_features(first.maps, align_corners=self._aligned)
-            shares = cell_shares(targets.shown(0), align_corners=self._aligned)
+            shares = pool_cells(targets.shown(0), CELL_PX, align_corners=self._aligned)
             self._weights = solve(*ridge_sums(features, shares))
 
     def score(self, encoded: EncodedFrame) -> Tensor:

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from engines.aot.build import build
+from engines.aot.cells import pool_cells
 from engines.aot.config import VARIANTS
 from engines.aot.engine import AotEngine
 from engines.aot.model import AotNet
 from engines.aot.target_model import (
+    CELL_PX,
     RIDGE,
     TargetModel,
-    cell_shares,
     ridge_sums,
     score,
     state_bytes,
@@ -62,7 +63,7 @@ def test_scores_are_those_of_a_balanced_ridge_regression(align_corners: bool) ->
 
     x = target_features(maps, align_corners=align_corners)[0].flatten(1).double().numpy()
     shown = torch.from_numpy(np.stack([labels == i for i in model.ids])).double()[None]
-    y = cell_shares(shown, align_corners=align_corners)[0].flatten(1).numpy()
+    y = pool_cells(shown, CELL_PX, align_corners=align_corners)[0].flatten(1).numpy()
     each = (y / y.sum(axis=1, keepdims=True)).sum(axis=0) / 3
     wanted = np.linalg.solve((x * each) @ x.T + RIDGE * np.eye(len(x)), (x * each) @ y.T)
     np.testing.assert_allclose(model.weights[0].numpy(), wanted, atol=2e-3)
@@ -76,7 +77,7 @@ def test_scores_are_those_of_a_balanced_ridge_regression(align_corners: bool) ->
 @pytest.mark.parametrize("side", [65, 64])
 def test_cells_hold_shares_of_their_pixels(side: int) -> None:
     everywhere = torch.tensor([0.25, 0.5])[:, None, None].expand(1, 2, side, side)
-    shares = cell_shares(everywhere, align_corners=side == 65)
+    shares = pool_cells(everywhere, CELL_PX, align_corners=side == 65)
     assert shares.shape[-2:] == ((9, 9) if side == 65 else (8, 8))
     torch.testing.assert_close(shares.amin(dim=(0, 2, 3)), torch.tensor([0.25, 0.5]))
     torch.testing.assert_close(shares.amax(dim=(0, 2, 3)), torch.tensor([0.25, 0.5]))
@@ -147,7 +148,7 @@ def with_target(tmp_path_factory: pytest.TempPathFactory) -> AotEngine:
     return _engine(tmp_path_factory.mktemp("weights"), target_gain=3.0, objects_per_group=2)
 
 
-def _engine(folder: Path, **facts: float) -> AotEngine:
+def _engine(folder: Path, **facts: float | str) -> AotEngine:
     path = folder / "deaot-t.safetensors"
     shapes = {key: list(value.shape) for key, value in AotNet(VARIANTS["deaot-t"]).state_dict().items()}
     tensors = fill(shapes, {"encoder.": 1.4, "decoder.conv_out.": 5.0, "patch_wise_id_bank.": 2.0})
@@ -221,10 +222,5 @@ def test_a_snapshot_without_one_is_refused(with_target: AotEngine, tmp_path: Pat
 
 @pytest.mark.parametrize("gain", ["much", "nan"])
 def test_a_gain_that_is_no_number_is_named(tmp_path: Path, gain: str) -> None:
-    path = tmp_path / "deaot-t.safetensors"
     with pytest.raises(WeightsError, match="'target_gain' is"):
-        facts = WeightsFacts("deaot-t", 480, 2, "a test")
-        shapes = {key: list(value.shape) for key, value in AotNet(VARIANTS["deaot-t"]).state_dict().items()}
-        export_weights(fill(shapes, {}), path, replace(facts, target_gain=gain))  # type: ignore[arg-type]
-        options = {"device": torch.device("cpu"), "dtype": torch.float32, "deterministic": True, "compile": False}
-        build("deaot-t", weights=path, **options)  # type: ignore[arg-type]
+        _engine(tmp_path, target_gain=gain)
