@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from engines.layers.attention import equal_rows
 from engines.layers.products import product
 
 _CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
@@ -77,5 +78,4 @@ def _chunk_rows(queries: int, tokens: int, device: torch.device) -> int:
     most = _CHUNK_BYTES.get(device.type, _CHUNK_BYTES["cpu"]) // (4 * tokens)
     if device.type == "cpu":
         most = max(_CACHED_BYTES // (4 * tokens), min(_FEW_QUERIES, most))
-    most = max(16, most)
-    return -(-queries // -(-queries // most))
+    return equal_rows(queries, max(16, most))

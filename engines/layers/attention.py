@@ -73,11 +73,15 @@ def _attend_in_blocks(q: Tensor, k: Tensor, v: Tensor, *, count_mass: bool) -> R
     return Readout(merged.transpose(1, 2).flatten(2), mass)
 
 
+def equal_rows(rows: int, most: int) -> int:
+    """Rows of each part when they are cut into as few parts of at most `most` as will do, all alike but the last."""
+    return -(-rows // -(-rows // most))
+
+
 def _block_rows(queries: int, scores_per_row: int, *, on_cpu: bool) -> int:
     """Queries in each of as many equal blocks as it takes."""
     most = max(32, SCORES_PER_BLOCK // scores_per_row)
-    most = min(most, ROWS_PER_BLOCK) if on_cpu else most
-    return -(-queries // -(-queries // most))
+    return equal_rows(queries, min(most, ROWS_PER_BLOCK) if on_cpu else most)
 
 
 class DepthwiseConv2d(nn.Module):

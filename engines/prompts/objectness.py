@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from engines.prompts.colours import to_lab
 from engines.prompts.contrast import colour_bins, frequency
+from engines.proposals.ranking import pairwise_iou
 from engines.protocols import Proposal
 from engines.types import Frame
 
@@ -80,9 +81,7 @@ def _shrink(mask: Mask, size: tuple[int, int]) -> Mask:
 
 def _agreement(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
     """[n, n] IoU where two agree, else 0; 1 with itself."""
-    flat = masks[:, ::2, ::2].reshape(len(masks), -1).astype(np.float32)
-    both, areas = flat @ flat.T, flat.sum(1)
-    overlap = both / np.maximum(1.0, areas[:, None] + areas[None] - both)
+    overlap = pairwise_iou(masks[:, ::2, ::2].astype(np.float32))
     np.fill_diagonal(overlap, 1.0)
     return np.where(overlap > _AGREEING, overlap, 0.0).astype(np.float64)
 

@@ -88,6 +88,14 @@ def iou(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     return int((first & second).sum()) / union if union else 0.0
 
 
+def pairwise_iou(masks: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[n, H, W] masks of 0 and 1 to [n, n] intersections over unions; 0 where both are empty."""
+    flat = masks.reshape(len(masks), -1)
+    both, areas = flat @ flat.T, flat.sum(1)
+    overlap: NDArray[np.float32] = both / np.maximum(1.0, areas[:, None] + areas[None] - both)
+    return overlap
+
+
 def compose(proposals: Sequence[Proposal], max_objects: int) -> LabelMap:
     """[H, W] label map of the best proposals: ids from 1 by rank, the better one on top where two overlap.
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from engines.catalog import CATALOG
 from engines.checkpoint import Weights, load_checkpoint
 from engines.errors import UnknownEngine
+from engines.proposals.ranking import pairwise_iou
 from engines.protocols import Proposal
 from engines.types import Frame, Size
 from engines.uniref.config import VARIANTS
@@ -89,9 +90,7 @@ def _vote(seen: NDArray[np.bool_], config: LookConfig) -> list[tuple[NDArray[np.
     masks = seen.reshape(-1, *seen.shape[-2:])
     kept = masks.sum((1, 2)) >= config.least_cells
     looks, masks = looks[kept], masks[kept].astype(np.float32)
-    flat = masks.reshape(len(masks), -1)
-    both, areas = flat @ flat.T, flat.sum(1)
-    overlap = both / (areas[:, None] + areas[None] - both)
+    overlap = pairwise_iou(masks)
     by_look = np.stack([overlap[:, looks == look].max(1, initial=0.0) for look in range(seen.shape[0])], 1)
     votes = np.where(by_look > config.agreeing, by_look, 0.0).mean(1)
     found: list[tuple[NDArray[np.float32], float]] = []
