@@ -73,8 +73,9 @@ class Intake:
 
     def direction(self, entry: ReferenceIn) -> Direction:
         """Which way an entry is followed."""
-        if entry.direction or self.unsaid:
-            return entry.direction or self.unsaid or "forward"
+        said = entry.direction or self.unsaid
+        if said is not None:
+            return said
         earliest = min((each.frame_index for each in self.entries), default=entry.frame_index)
         if self.masks:
             earliest = min(earliest, self.mask_frame)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from service.cli.reference_options import Boxes, ExemplarMasks, Exemplars, Points, Texts
 from service.export_formats import SUFFIXES
 
 if TYPE_CHECKING:
@@ -24,15 +25,6 @@ Url = Annotated[str, typer.Option("--url", envvar="MASKSTREAM_URL", help="Addres
 Key = Annotated[str | None, typer.Option("--key", envvar="MASKSTREAM_API_KEY", help="API key, if the server has keys.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 SessionId = Annotated[str, typer.Argument(help="Session id, as submit printed it.")]
-Texts = Annotated[list[str] | None, typer.Option("--text", help="Describe an object.")]
-Boxes = Annotated[list[str] | None, typer.Option("--box", help="x,y,width,height around an object.")]
-Points = Annotated[list[str] | None, typer.Option("--point", help="x,y on an object.")]
-Exemplars = Annotated[
-    list[Path] | None, typer.Option("--exemplar", exists=True, help="A picture of an object; with --exemplar-mask.")
-]
-ExemplarMasks = Annotated[
-    list[Path] | None, typer.Option("--exemplar-mask", exists=True, help="PNG that marks the object in its exemplar.")
-]
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
@@ -63,14 +55,18 @@ def submit(
 ) -> None:
     """Upload a video with its references; prints the session id."""
     with _client(url, key) as client:
-        given: dict[str, Any] = {"text": text or None, "box": box or None, "point": point or None}
-        given |= {"exemplar": exemplar or None, "exemplar_mask": exemplar_mask or None}
+        given = _references(text=text, box=box, point=point, exemplar=exemplar, exemplar_mask=exemplar_mask)
         given |= {"engine": engine, "memory": memory, "max_side": max_side, "probability": probability or None}
         given |= {"start_frame": start_frame, "end_frame": end_frame}
         session = client.create_session(video, list(mask or []) or None, **given)
         _print_session(session, as_json)
         if wait:
             _watch(client, session.session_id, as_json)
+
+
+def _references(**options: Any) -> dict[str, Any]:
+    """Options that may be repeated: none of one is an empty list here and nothing in the form."""
+    return {name: values or None for name, values in options.items()}
 
 
 def watch(session_id: SessionId, url: Url = DEFAULT_URL, key: Key = None, as_json: Json = False) -> None:
@@ -95,8 +91,7 @@ def correct(
 ) -> None:
     """Correct objects, or add new ones, at a frame; what lies around it is made again."""
     with _client(url, key) as client:
-        given: dict[str, Any] = {"text": text or None, "box": box or None, "point": point or None}
-        given |= {"exemplar": exemplar or None, "exemplar_mask": exemplar_mask or None}
+        given = _references(text=text, box=box, point=point, exemplar=exemplar, exemplar_mask=exemplar_mask)
         masks = list(mask or []) or None
         session = client.correct(session_id, frame, masks, direction=direction, **given)  # type: ignore[arg-type]
         _print_session(session, as_json)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.first_frame import FirstFrame, Given, exemplar_pairs, resolve_first_frame
+from service.cli.reference_options import Boxes, ExemplarMasks, Exemplars, Points, Texts
 from service.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -34,15 +35,11 @@ def track(
     mask: Annotated[
         list[Path] | None, typer.Option("--mask", exists=True, help="First-frame mask PNG; several are binary.")
     ] = None,
-    text: Annotated[list[str] | None, typer.Option("--text", help="An object in words; may be repeated.")] = None,
-    box: Annotated[list[str] | None, typer.Option("--box", help="x,y,width,height around an object.")] = None,
-    point: Annotated[list[str] | None, typer.Option("--point", help="x,y on an object.")] = None,
-    exemplar: Annotated[
-        list[Path] | None, typer.Option("--exemplar", exists=True, help="A picture of an object; with --exemplar-mask.")
-    ] = None,
-    exemplar_mask: Annotated[
-        list[Path] | None, typer.Option("--exemplar-mask", exists=True, help="PNG that marks it in its exemplar.")
-    ] = None,
+    text: Texts = None,
+    box: Boxes = None,
+    point: Points = None,
+    exemplar: Exemplars = None,
+    exemplar_mask: ExemplarMasks = None,
     max_objects: Annotated[
         int, typer.Option("--max-objects", min=1, max=50, help="Most objects to find when none is given.")
     ] = 3,

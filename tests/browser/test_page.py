@@ -36,6 +36,17 @@ def mask_of(api: ApiServer, session_id: str, frame: int) -> np.ndarray[Any, Any]
         return np.asarray(image)
 
 
+def segment_two(page: Any, clip: Path) -> str:
+    """Mark two objects of a clip and wait for all masks; the session's id."""
+    choose(page, clip)
+    drag(page, (0.15, 0.4), (0.3, 0.5))
+    page.click("#add-object")
+    drag(page, (0.75, 0.3), (0.85, 0.3))
+    session_id = start(page)
+    wait_for_end(page)
+    return session_id
+
+
 def test_a_reload_in_mid_stream_goes_on(page: Any, api: ApiServer, long_clip: Path) -> None:
     choose(page, long_clip)
     drag(page, (0.15, 0.4), (0.3, 0.5))
@@ -61,12 +72,7 @@ def test_a_reload_in_mid_stream_goes_on(page: Any, api: ApiServer, long_clip: Pa
 
 
 def test_a_correction_changes_the_later_frames(page: Any, api: ApiServer, clip: Path, tmp_path: Path) -> None:
-    choose(page, clip)
-    drag(page, (0.15, 0.4), (0.3, 0.5))
-    page.click("#add-object")
-    drag(page, (0.75, 0.3), (0.85, 0.3))
-    session_id = start(page)
-    wait_for_end(page)
+    session_id = segment_two(page, clip)
     show(page, 15, FRAMES)
     before, later = picture(page), mask_of(api, session_id, 20)
     page.keyboard.press("1")
@@ -288,12 +294,7 @@ def test_all_formats_are_offered(page: Any) -> None:
 
 
 def test_an_object_can_be_removed(page: Any, api: ApiServer, clip: Path) -> None:
-    choose(page, clip)
-    drag(page, (0.15, 0.4), (0.3, 0.5))
-    page.click("#add-object")
-    drag(page, (0.75, 0.3), (0.85, 0.3))
-    session_id = start(page)
-    wait_for_end(page)
+    session_id = segment_two(page, clip)
     page.click("[data-field=remove-2]")
     page.locator("[data-field=name-2]").wait_for(state="detached")
     page.wait_for_function("() => document.getElementById('session-state').textContent.startsWith('Completed')")
