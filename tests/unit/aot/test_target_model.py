@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +25,11 @@ from engines.aot.target_model import (
     target_features,
 )
 from engines.aot.track import AotTrack
-from engines.aot.training import AotLossConfig, clip_loss
 from engines.errors import StateMismatch, WeightsError
 from engines.labels import Slots
-from engines.training.clips import ClipConfig, ClipGenerator
 from engines.training.export import WeightsFacts, export_weights
 from engines.types import Frame, LabelMap, MemoryPolicy, Prediction, Size
 from tests.parity.weights import fill
-from tests.unit.training import made_up_data
 
 WIDTHS = (3, 4, 5, 6)
 SIDES = {True: (17, 9, 5, 5), False: (16, 8, 4, 4)}
@@ -121,22 +117,6 @@ def test_others_objects_are_background_to_a_group() -> None:
     assert float(first[1].abs().max()) == 0.0, "a channel without an object"
     torch.testing.assert_close(first[0] + first[2] - second[1], second[0])
     assert float((first[2] - second[1]).abs().max()) > 0.5
-
-
-def test_the_loss_falls_through_the_regression() -> None:
-    torch.manual_seed(0)
-    net = AotNet(replace(VARIANTS["deaot-t"], live_norm=True))
-    batch = ClipGenerator(made_up_data.pool(), ClipConfig(crop_px=65, frames=2, net_short_side=96)).batch(0, 2)
-    config = AotLossConfig(hard_share=1.0, own_masks=0.5, target=1.0, target_gain=2.0)
-    optimiser = torch.optim.AdamW(net.encoder.parameters(), lr=1e-3)
-    losses = []
-    for _ in range(8):
-        loss, parts = clip_loss(net, batch, config, torch.Generator().manual_seed(1))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(parts["target"])
-    assert min(losses[-3:]) < 0.8 * losses[0]
 
 
 SIZE = Size(64, 90)
