@@ -219,8 +219,9 @@ class Claim(Record):
 
 
 class ReferenceRequest(Record):
-    """References and objects that a client added after the session was made."""
+    """References and objects that a client added after the session was made. id: tells two alike apart."""
 
+    id: str = ""
     references: tuple[Reference, ...] = ()
     objects: tuple[ObjectInfo, ...] = ()
     drop_object_ids: tuple[int, ...] = ()

@@ -6,6 +6,7 @@ Every change is one Lua script, so that no crash leaves half of it. What workers
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -175,7 +176,8 @@ class SessionStore:
 
     async def add_request(self, session_id: str, request: ReferenceRequest) -> str:
         """New references for a session. Returns ok, missing, or the final state that forbids it."""
-        return text(await self._scripts.call("add_request", [session_id, request.model_dump_json()]))
+        named = request.model_copy(update={"id": secrets.token_hex(8)})
+        return text(await self._scripts.call("add_request", [session_id, named.model_dump_json()]))
 
     async def archives(self, session_id: str) -> list[ArchiveRecord]:
         """The committed archive files, in seq order; together they hold every mask below `archived_seq`."""

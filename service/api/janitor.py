@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Coroutine
+from typing import Any
 
 import anyio.to_thread
 import structlog
@@ -46,23 +48,35 @@ class Janitor:
         while True:
             try:
                 await self.clean(time.time())
-            except (RedisError, OSError) as error:
+            except Exception as error:  # nobody looks after this task: an error that ended it would end all cleaning
                 _log.warning("cleaning stopped half-way; the next pass goes on", error=str(error))
             await asyncio.sleep(self._settings.janitor_interval_s)
 
     async def clean(self, now: float) -> None:
         """One pass."""
         for session_id in await self._store.deleting():
-            await self._delete_files(session_id)
+            await self._apart(session_id, self._delete_files(session_id))
         session_ids = await anyio.to_thread.run_sync(lambda: list(self._storage.sessions()))
         for session_id in session_ids:
-            record = await self._store.get(session_id)
-            if record is None:
-                await self._clean_unknown(session_id, now)
-            else:
-                await self._clean_known(record, now)
+            await self._apart(session_id, self._clean_one(session_id, now))
         if isinstance(self._storage, LocalStorage):
             await anyio.to_thread.run_sync(self._storage.empty_trash)
+
+    async def _apart(self, session_id: str, work: Coroutine[Any, Any, None]) -> None:
+        """What goes wrong with one session keeps no other from being cleaned; Redis being away does."""
+        try:
+            await work
+        except RedisError:
+            raise
+        except Exception as error:
+            _log.warning("a session cannot be cleaned; the next pass tries again", session=session_id, error=str(error))
+
+    async def _clean_one(self, session_id: str, now: float) -> None:
+        record = await self._store.get(session_id)
+        if record is None:
+            await self._clean_unknown(session_id, now)
+        else:
+            await self._clean_known(record, now)
 
     async def _clean_known(self, record: SessionRecord, now: float) -> None:
         if record.state.final and record.expires_at is not None and record.expires_at < now:

@@ -4,6 +4,8 @@ local id = ARGV[1]
 local state = field(id, 'state')
 if not state then return 'missing' end
 if state == 'failed' or state == 'cancelled' then return state end
+-- The answer to a first try may have been lost with the connection; no two requests are alike to the letter.
+if redis.call('LPOS', key(id) .. ':requests', ARGV[2]) then return 'ok' end
 redis.call('RPUSH', key(id) .. ':requests', ARGV[2])
 if state == 'idle' then enqueue(id) end
 if state == 'completed' then

@@ -1,6 +1,8 @@
 -- KEYS: idempotency ('' for none). ARGV: id, owner, digest, idempotency ttl, max queue, max active, field, value, ...
 -- Returns {'ok', id} | {'known', id} | {'conflict', id} | {'queue_full', n} | {'too_many', n}.
 local id, owner, digest = ARGV[1], ARGV[2], ARGV[3]
+-- The answer to a first try may have been lost with the connection; since then a worker may have claimed it.
+if redis.call('EXISTS', key(id)) == 1 then return {'ok', id} end
 if KEYS[1] ~= '' then
   local known = redis.call('HMGET', KEYS[1], 'digest', 'session')
   if known[1] then return {known[1] == digest and 'known' or 'conflict', known[2]} end
