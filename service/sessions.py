@@ -52,11 +52,14 @@ def from_fields(fields: Mapping[str, str]) -> SessionRecord:
 
 @dataclass(frozen=True)
 class Limits:
-    """What create() enforces, in the same script that writes the session."""
+    """What create() and add_request() enforce, in the same script that queues the session."""
 
     queue_length: int
     sessions_per_owner: int
     idempotency_ttl_s: int = 86_400
+
+
+NO_LIMITS = Limits(2**53, 2**53)
 
 
 @dataclass(frozen=True)
@@ -174,10 +177,23 @@ class SessionStore:
         """The files of a forgotten session are gone."""
         await self._redis.srem(self._keys.deleting, session_id)
 
-    async def add_request(self, session_id: str, request: ReferenceRequest) -> str:
-        """New references for a session. Returns ok, missing, or the final state that forbids it."""
-        named = request.model_copy(update={"id": secrets.token_hex(8)})
-        return text(await self._scripts.call("add_request", [session_id, named.model_dump_json()]))
+    async def waiting_requests(self, record: SessionRecord) -> list[ReferenceRequest]:
+        """References that clients have added and that are not in `record` yet."""
+        items = await self._redis.lrange(self._keys.requests(record.id), record.requests_taken, -1)
+        return [ReferenceRequest.model_validate_json(item) for item in items]
+
+    async def add_request(
+        self, session_id: str, request: ReferenceRequest, *, after: int | None = None, limits: Limits = NO_LIMITS
+    ) -> str:
+        """New references for a session. after: the requests, from the first one on, that the caller knows of.
+
+        limits: of a completed session, which is queued again. Returns ok, missing, `changed` when there are others than
+        `after` says, queue_full, too_many, or the final state that forbids it.
+        """
+        named = request.model_copy(update={"id": secrets.token_hex(8)}).model_dump_json()
+        known = "" if after is None else after
+        args = [session_id, named, known, limits.queue_length, limits.sessions_per_owner]
+        return text(await self._scripts.call("add_request", args))
 
     async def archives(self, session_id: str) -> list[ArchiveRecord]:
         """The committed archive files, in seq order; together they hold every mask below `archived_seq`."""

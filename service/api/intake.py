@@ -113,12 +113,17 @@ async def _in_threads(manager: AbstractContextManager[Path]) -> AsyncIterator[Pa
 async def check_room(services: Services, owner: str) -> None:
     """Refuse before gigabytes are sent; create() checks again when it counts."""
     settings = services.settings
-    free = await anyio.to_thread.run_sync(services.storage.free_bytes)
-    if free < settings.min_free_bytes:
-        raise StorageFull("the server's disk is nearly full; delete sessions or try again later", retry_after_s=60)
+    await require_disk(services)
     active = int(await services.redis.scard(services.keys.owner_active(owner)))
     if active >= settings.max_sessions_per_key:
         raise _too_many(settings, active)
+
+
+async def require_disk(services: Services) -> None:
+    """Raises StorageFull."""
+    free = await anyio.to_thread.run_sync(services.storage.free_bytes)
+    if free < services.settings.min_free_bytes:
+        raise StorageFull("the server's disk is nearly full; delete sessions or try again later", retry_after_s=60)
 
 
 async def _draft(

@@ -119,7 +119,10 @@ def _bytes(name: str, value: Any) -> bytes:
             return base64.b64decode(str(value).partition("base64,")[2] or str(value), validate=True)
         except (binascii.Error, ValueError) as error:
             raise InvalidInput(f"{name} must be a file in base64, as text", field=name) from error
-    return value.encode() if isinstance(value, str) else json.dumps(value).encode()
+    try:
+        return value.encode() if isinstance(value, str) else json.dumps(value).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{name} holds half a surrogate pair, which is no text", field=name) from error
 
 
 def _at_frame(value: Any, frame_index: int) -> list[Any]:

@@ -8,11 +8,14 @@ from typing import Any
 from engines.catalog import CATALOG, DEFAULT_ENGINE, EngineInfo
 from pydantic import ValidationError
 
-from service.api.references import parse_json
+from service.api.references import parse_json, parse_whole
 from service.api.upload import Form
 from service.errors import InvalidInput, UnknownEngine
 from service.schemas import MemoryOptions
 from service.settings import Settings
+
+_MOST = 10**9
+"""Of any number in `memory`: beyond it stand slips of the pen, and what no arithmetic of ours is made for."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,7 @@ def _switch(form: Form, name: str) -> bool:
 
 def _integer(form: Form, name: str, least: int, most: int) -> int | None:
     text = form.one(name)
-    if text is None:
-        return None
-    if not text.isascii() or not text.isdecimal() or not least <= int(text[:12]) <= most:
-        raise InvalidInput(f"{name} must be a whole number from {least} to {most}, not {text[:40]!r}")
-    return int(text)
+    return None if text is None else parse_whole(name, text, least, most)
 
 
 def read_memory(text: str | None) -> MemoryOptions:
@@ -75,6 +74,9 @@ def read_memory(text: str | None) -> MemoryOptions:
     except ValidationError as error:
         item = error.errors()[0]
         raise InvalidInput(f"memory.{'.'.join(str(part) for part in item['loc'])}: {item['msg']}") from error
+    for name, number in options.model_dump(exclude={"kind"}).items():
+        if number is not None and not abs(number) <= _MOST:  # nor is NaN
+            raise InvalidInput(f"memory.{name} must be a number of at most {_MOST}", field="memory")
     if options.budget_tokens is not None and options.budget_mib is not None:
         raise InvalidInput("memory: give budget_tokens or budget_mib, not both")
     if options.exact and options.kind != "adaptive":

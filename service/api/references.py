@@ -128,13 +128,7 @@ def _text_warnings(entries: Iterable[ReferenceIn], engine: EngineInfo) -> Iterab
 def auto_limit(form: Form) -> int:
     """How many objects to look for when no reference is given. Raises InvalidInput."""
     text = form.one("max_objects")
-    if text is None:
-        return DEFAULT_AUTO_OBJECTS
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:6]) <= MAX_AUTO_OBJECTS:
-        raise InvalidInput(
-            f"max_objects must be a whole number from 1 to {MAX_AUTO_OBJECTS}, not {text[:40]!r}", field="max_objects"
-        )
-    return int(text)
+    return DEFAULT_AUTO_OBJECTS if text is None else parse_whole("max_objects", text, 1, MAX_AUTO_OBJECTS)
 
 
 def _names_mask(entries: Iterable[ReferenceIn]) -> bool:
@@ -218,6 +212,14 @@ def parse_json(name: str, text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{name} is not valid JSON: {str(error)[:200]}") from error
+
+
+def parse_whole(name: str, text: str, least: int, most: int) -> int:
+    """A whole number in decimal digits. Raises InvalidInput."""
+    digits = text.lstrip("0") or "0"
+    if not text.isascii() or not text.isdecimal() or len(digits) > 18 or not least <= int(digits) <= most:
+        raise InvalidInput(f"{name} must be a whole number from {least} to {most}, not {text[:40]!r}", field=name)
+    return int(digits)
 
 
 def _first_reason(error: ValidationError) -> str:

@@ -87,7 +87,10 @@ class FormReader:
         self._filename: str | None = None
         self._data: list[bytes] = []
         self._data_bytes = 0
-        self._parser = MultipartParser(boundary, self._callbacks())  # type: ignore[arg-type]
+        try:
+            self._parser = MultipartParser(boundary, self._callbacks())  # type: ignore[arg-type]
+        except FormParserError as error:
+            raise MalformedRequest(f"the multipart boundary cannot be used: {error}") from error
 
     async def read(self, chunks: AsyncIterator[bytes]) -> Form:
         """Parse the whole body. Raises UploadTooLarge, MalformedRequest, and what the writer raises."""

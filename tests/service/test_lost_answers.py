@@ -35,7 +35,8 @@ async def test_a_correction_is_taken_once(store: SessionStore, redis: Redis, key
     record = make_record()
     await store.create(record, LIMITS)
     scripts, wish = Scripts(redis, keys), ReferenceRequest(drop_object_ids=(1,))
-    assert [await scripts.call("add_request", [record.id, wish.model_dump_json()]) for _ in range(2)] == [b"ok", b"ok"]
+    args = [record.id, wish.model_dump_json(), 0, 9, 9]
+    assert [await scripts.call("add_request", args) for _ in range(2)] == [b"ok", b"ok"]
     assert await redis.llen(keys.requests(record.id)) == 1
     assert [await store.add_request(record.id, wish) for _ in range(2)] == ["ok", "ok"]
     assert await redis.llen(keys.requests(record.id)) == 3, "the same wish, said again, is another one"

@@ -1,0 +1,112 @@
+"""What limits a correction: the session's room, the queue, the disk. And that a refused one leaves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from service.redis_keys import Keys
+from service.settings import Settings
+from tests.service.api_server import ApiServer, mask_png, running_api
+from tests.service.scripted_worker import ScriptedWorker
+from tests.service.videos import write_video
+
+Serving = Callable[..., AbstractContextManager[ApiServer]]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write_video(tmp_path_factory.mktemp("clip") / "clip.mp4", 4).read_bytes()
+
+
+@pytest.fixture
+def serving(redis_url: str, tmp_path: Path, keys: Keys) -> Serving:
+    def serve(**limits: int) -> AbstractContextManager[ApiServer]:
+        values = {"redis_url": redis_url, "redis_prefix": keys.prefix, "data_dir": tmp_path / "data", "port": 0}
+        return running_api(Settings.model_validate({**values, "min_free_bytes": 0, **limits}))
+
+    return serve
+
+
+def correct(api: ApiServer, session_id: str, object_ids: tuple[int, ...]) -> httpx2.Response:
+    return api.http.post(f"/sessions/{session_id}/references", files=[("mask", ("m.png", mask_png(object_ids)))])
+
+
+def begin(api: ApiServer, clip: bytes, object_ids: tuple[int, ...] = (1,)) -> str:
+    made = api.upload(clip, [mask_png(object_ids)])
+    assert made.status_code == 202, made.text
+    return str(made.json()["session_id"])
+
+
+def complete(api: ApiServer) -> None:
+    worker = ScriptedWorker(api.settings)
+    worker.claim()
+    worker.publish(0, 3)
+    worker.finish()
+
+
+def test_what_waits_to_be_taken_in_counts(serving: Serving, clip: bytes) -> None:
+    with serving(max_objects=4, max_references=3) as api:
+        session_id = begin(api, clip)
+        assert correct(api, session_id, (2, 3)).status_code == 202
+        refused = correct(api, session_id, (4, 5))
+        assert refused.status_code == 422 and "objects" in refused.json()["detail"]
+        assert correct(api, session_id, (4,)).status_code == 202
+        refused = correct(api, session_id, (4,))
+        assert refused.status_code == 422 and "references" in refused.json()["detail"]
+        dropped = [api.http.delete(f"/sessions/{session_id}/objects/{each}").status_code for each in (1, 2, 3, 4, 4)]
+        assert dropped == [202, 202, 202, 409, 409], "the last object stays"
+
+
+def test_a_refused_correction_leaves_no_file(serving: Serving, clip: bytes) -> None:
+    with serving(max_queue_length=1, max_objects=2) as api:
+        session_id = begin(api, clip)
+        complete(api)
+        files = api.stored_files()
+        begin(api, clip)
+        before = len(api.stored_files())
+        full = correct(api, session_id, (1,))
+        assert full.status_code == 429 and full.headers["retry-after"]
+        assert len(api.stored_files()) == before
+        complete(api)
+        assert correct(api, session_id, (1, 2, 3)).status_code == 422
+        api.http.post(f"/sessions/{session_id}/cancel")
+        assert [name for name in api.stored_files() if name.startswith(session_id)] == files
+
+
+def test_an_ended_session_is_refused_before_its_files_are_written(serving: Serving, clip: bytes) -> None:
+    with serving() as api:
+        session_id = begin(api, clip)
+        api.http.post(f"/sessions/{session_id}/cancel")
+        files = api.stored_files()
+        assert correct(api, session_id, (1,)).status_code == 409
+        assert api.stored_files() == files
+
+
+def test_a_correction_that_queues_a_session_again_counts_as_one(serving: Serving, clip: bytes) -> None:
+    with serving(max_sessions_per_key=1) as api:
+        done = begin(api, clip)
+        complete(api)
+        running = begin(api, clip)
+        assert correct(api, done, (1,)).status_code == 429
+        assert correct(api, running, (1,)).status_code == 202, "it is one of the unfinished already"
+
+
+def test_a_full_queue_keeps_nobody_from_correcting_what_is_under_way(serving: Serving, clip: bytes) -> None:
+    with serving(max_queue_length=1) as api:
+        running = begin(api, clip)
+        ScriptedWorker(api.settings).claim()
+        begin(api, clip)
+        assert correct(api, running, (1,)).status_code == 202
+
+
+def test_a_full_disk_takes_no_corrections(serving: Serving, clip: bytes) -> None:
+    with serving() as api:
+        session_id = begin(api, clip)
+    with serving(min_free_bytes=1 << 60) as api:
+        refused = correct(api, session_id, (1,))
+        assert refused.status_code == 507 and refused.headers["retry-after"]
