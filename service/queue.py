@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from service import redis_keys
 from service.errors import EpochLost, Poisoned
-from service.redis_client import Scripts, text
+from service.redis_client import Scripts, refusals_named, text
 from service.redis_keys import Keys
 from service.schemas import (
     SCHEMA_VERSION,
@@ -70,11 +70,13 @@ class JobQueue:
         pipeline.hset(self._keys.worker(worker.id), mapping=values)
         pipeline.sadd(self._keys.workers, worker.id)
         pipeline.set(self._keys.worker_lease(worker.id), worker.stage, px=max(1, int(deadline_s * 1000)))
-        await pipeline.execute()
+        with refusals_named():
+            await pipeline.execute()
 
     async def expire_lease(self, worker_id: str) -> None:
         """Declare a worker dead now, because its process is known to have ended; the next sweep takes its sessions."""
-        await self._redis.delete(self._keys.worker_lease(worker_id))
+        with refusals_named():
+            await self._redis.delete(self._keys.worker_lease(worker_id))
 
     async def claim(self, worker_id: str, free_bytes: int, engines: Sequence[str]) -> Claim | None:
         """The oldest waiting session of these engines that fits into `free_bytes`, now owned by the worker."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
@@ -56,7 +58,8 @@ def connect(url: str) -> Redis:
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=SOCKET_TIMEOUT_S,
         retry=_retry(),
-        retry_on_error=[RedisConnectionError, RedisTimeoutError],
+        # READONLY: it was the primary; a new connection finds the one that is now.
+        retry_on_error=[RedisConnectionError, RedisTimeoutError, ReadOnlyError],
         health_check_interval=30,
     )
     return Redis.from_pool(pool)
@@ -68,6 +71,24 @@ def _retry() -> Any:
     return AsyncRetry(ExponentialBackoff(cap=0.5, base=0.05), 3)
 
 
+class WritesRefused(RedisError):
+    """Redis answers but takes no writes at present: its disk is full, its replicas are away."""
+
+
+_REFUSALS = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "BUSY")
+
+
+@contextmanager
+def refusals_named() -> Iterator[None]:
+    """Raise WritesRefused for refusals that redis-py knows no class for."""
+    try:
+        yield
+    except ResponseError as error:
+        if any(name in str(error) for name in _REFUSALS):
+            raise WritesRefused(str(error)) from error
+        raise
+
+
 class Scripts:
     """The Lua scripts, loaded once per client and called by name."""
 
@@ -76,7 +97,8 @@ class Scripts:
 
     async def call(self, name: str, args: list[Any], *, keys: list[str] | None = None) -> Any:
         """Run a script; one trip, and two more where the server does not know it yet."""
-        return await self._scripts[name](keys=keys or [], args=args)
+        with refusals_named():
+            return await self._scripts[name](keys=keys or [], args=args)
 
 
 def text(value: Any) -> str:

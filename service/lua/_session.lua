@@ -57,9 +57,9 @@ local function is_final(state) return state == 'completed' or state == 'failed' 
 -- Forget the session; its files follow once DELETING is swept.
 local function forget(id, word, ttl)
   local owner = field(id, 'owner')
+  redis.call('ZREM', P .. 'sessions', id)  -- first: a full Redis allows a script everything once it has removed something
   unqueue(id)
   let_go(id)
-  redis.call('ZREM', P .. 'sessions', id)
   if owner then
     redis.call('ZREM', P .. 'owner:' .. owner .. ':sessions', id)
     redis.call('SREM', P .. 'owner:' .. owner .. ':active', id)

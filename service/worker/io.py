@@ -199,7 +199,14 @@ class IoThread:
             self._stage_changed.clear()
             stage, self._stage = self._stage, None
             if stage is not None:
-                await until_answered(lambda stage=stage: self._renew(stage))  # type: ignore[misc]
+                await self._renew_or_say_why(stage)
+
+    async def _renew_or_say_why(self, stage: Stage) -> None:
+        """An error that ended the task behind this would take the worker's lease for good."""
+        try:
+            await until_answered(lambda: self._renew(stage))
+        except Exception:
+            _log.exception("the lease cannot be renewed")
 
     async def _renew_first(self, stage: Stage) -> None:
         self._stage = None  # older than this one

@@ -8,14 +8,24 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import structlog
-from redis.exceptions import BusyLoadingError, NoScriptError, ReadOnlyError
+from redis.exceptions import BusyLoadingError, NoScriptError, OutOfMemoryError, ReadOnlyError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from service.redis_client import WritesRefused
+
 T = TypeVar("T")
 
-RETRYABLE = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError, NoScriptError)
-"""Redis is away or starting, or has restarted between the loading of a script and its call; the same command may
+RETRYABLE = (
+    RedisConnectionError,
+    RedisTimeoutError,
+    BusyLoadingError,
+    ReadOnlyError,
+    NoScriptError,
+    OutOfMemoryError,
+    WritesRefused,
+)
+"""Redis is away, starting or full, or has restarted between the loading of a script and its call; the same command may
 succeed later. What is repeated must bear being sent twice."""
 
 _BACKOFF_S = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

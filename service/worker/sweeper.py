@@ -23,11 +23,18 @@ async def sweep_for_ever(services: Services, settings: Settings, presence: Prese
     """Sweep at every interval. A worker whose lock has gone is dead whatever its lease says."""
     while True:
         await asyncio.sleep(settings.sweep_interval_s * random.uniform(0.7, 1.3))  # noqa: S311 - jitter, not a secret
-        for one in await until_answered(lambda: _sweep(services, settings, presence)):
-            metrics.SWEPT.labels(one.state).inc()
-            _log.warning("worker died", worker=one.worker, session=one.session_id, state=one.state)
-            if one.state == "failed":
-                await _archive_rest(services, one.session_id)
+        try:
+            await _sweep_once(services, settings, presence)
+        except Exception:  # nobody looks after this task: an error that ended it would end all sweeping
+            _log.exception("sweeping failed; the next one tries again")
+
+
+async def _sweep_once(services: Services, settings: Settings, presence: Presence) -> None:
+    for one in await until_answered(lambda: _sweep(services, settings, presence)):
+        metrics.SWEPT.labels(one.state).inc()
+        _log.warning("worker died", worker=one.worker, session=one.session_id, state=one.state)
+        if one.state == "failed":
+            await _archive_rest(services, one.session_id)
 
 
 async def _archive_rest(services: Services, session_id: str) -> None:

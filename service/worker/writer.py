@@ -212,6 +212,8 @@ class SessionWriter:
             )
         except EpochLost:
             self.lost = True
+        except Exception:  # the rest must be dropped all the same, or the step loop would wait for ever
+            _log.exception("the session's failure cannot be written down", session=self._claim.session_id)
 
     async def _drop_rest(self) -> None:
         """Free the places of items that come until the step loop notices and lets go with an EndItem."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 import re
 
+from redis.exceptions import OutOfMemoryError, ReadOnlyError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.middleware.access import is_public
 from service.api.problems import as_maskstream_error, refuse_http, refuse_socket
 from service.api.services import Services
 from service.errors import TooManyRequests
+from service.redis_client import WritesRefused
 from service.schemas import LOCAL_OWNER
 from service.settings import Settings
 
@@ -54,7 +56,10 @@ class RateLimitMiddleware:
             per_minute, what = self._settings.rate_limit_pictures_per_minute, "pictures"
             who = f"pictures:{who}"
         args = [per_minute / 60, self._settings.rate_limit_burst]
-        wait_s = float(await services.scripts.call("rate", args, keys=[services.keys.rate(who)]))
+        try:
+            wait_s = float(await services.scripts.call("rate", args, keys=[services.keys.rate(who)]))
+        except (OutOfMemoryError, ReadOnlyError, WritesRefused):
+            return  # what can be read must stay readable, and what is deleted makes room
         if wait_s > 0:
             raise TooManyRequests(
                 f"more than {per_minute} {what} a minute; wait and try again", retry_after_s=math.ceil(wait_s)
