@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -51,9 +51,10 @@ class LocalWriter:
 
     def abort(self) -> None:
         """Drop the hidden sibling."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):  # what found no room is still in its buffer, and finds none now
+                file.close()
         self._partial.unlink(missing_ok=True)
 
 
@@ -138,11 +139,12 @@ class LocalStorage:
         """All files, unfinished ones included, by name."""
         folder = self._folder(session_id)
         found = []
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                facts = path.stat()
-                found.append(StoredFile(path.relative_to(folder).as_posix(), facts.st_size, facts.st_mtime))
-        return found
+        for parent, _, names in os.walk(folder):
+            for path in (Path(parent, name) for name in names):
+                with suppress(FileNotFoundError):  # renamed or removed since
+                    facts = path.stat()
+                    found.append(StoredFile(path.relative_to(folder).as_posix(), facts.st_size, facts.st_mtime))
+        return sorted(found, key=lambda file: file.name)
 
     def sessions(self) -> Iterator[str]:
         """Ids of all session folders."""
@@ -159,10 +161,10 @@ class LocalStorage:
             self._folder(session_id).rename(doomed)
         except FileNotFoundError:
             return
-        shutil.rmtree(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)  # a janitor that empties the trash may be quicker
 
     def empty_trash(self) -> None:
-        """Finish deletions that a crash cut short."""
+        """Finish deletions that a crash or an error cut short."""
         for doomed in self._trash.iterdir():
             shutil.rmtree(doomed, ignore_errors=True)
 

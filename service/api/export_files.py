@@ -6,6 +6,7 @@ A build does not depend on its readers: whoever lost the connection finds the re
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
@@ -142,9 +143,14 @@ class Build:
     def _remove_older(self) -> None:
         """Files of the same format that were made of earlier masks."""
         for file in self._storage.list(self.key.session_id):
-            mine = file.name.startswith(f"{EXPORTS}/{self.key.format}-") and not file.name.endswith(".part")
-            if mine and not file.name.startswith(self.key.stem):
+            earlier = self._version_of(file.name)
+            if earlier is not None and earlier < self.key.version:
                 self._storage.remove(self.key.session_id, file.name)
+
+    def _version_of(self, name: str) -> int | None:
+        """The version of a finished file of the same format; one format's name may begin with another's."""
+        match = re.fullmatch(rf"{EXPORTS}/{re.escape(self.key.format)}-(\d+)-[0-9a-f]+\.\w+", name)
+        return None if match is None else int(match[1])
 
 
 class ExportFiles:
