@@ -44,6 +44,8 @@ class AccessKeys:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._hash = keys.api_keys
+        self._adopted: AccessKey | None = None
+        self._seen_any = False
 
     async def create(self, name: str) -> tuple[str, AccessKey]:
         """A new key (43 base64url characters) and its record; the key cannot be had again."""
@@ -65,6 +67,7 @@ class AccessKeys:
             )
         digest = _digest(key)
         record = AccessKey(digest[:_ID_LENGTH], digest, name, time.time())
+        self._adopted = record
         await self._redis.hsetnx(self._hash, record.key_id, json.dumps(asdict(record)))
         return record
 
@@ -83,13 +86,19 @@ class AccessKeys:
         return record
 
     async def exist(self) -> bool:
-        """Whether any key was ever made; a revoked one counts, so that revoking the last opens nothing."""
-        return bool(await self._redis.hlen(self._hash))
+        """Whether any key was ever made; a revoked one counts, so that revoking the last opens nothing.
+
+        Nor does a flush of Redis: this process remembers that there was one.
+        """
+        self._seen_any = self._seen_any or bool(await self._redis.hlen(self._hash))
+        return self._seen_any
 
     async def owner_of(self, key: str) -> str | None:
         """The key's id, or None for one that is unknown or revoked."""
         digest = _digest(key)
         stored = await self._redis.hget(self._hash, digest[:_ID_LENGTH])
+        if stored is None and self._adopted is not None and hmac.compare_digest(self._adopted.sha256, digest):
+            return (await self.adopt(key, self._adopted.name)).key_id  # Redis has lost it
         record = AccessKey(**json.loads(text(stored))) if stored is not None else None
         known = record.sha256 if record is not None else "0" * 64
         same = hmac.compare_digest(known, digest)

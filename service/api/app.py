@@ -1,6 +1,6 @@
 """The API as an ASGI app: `create_app(settings)` wires it, its lifespan connects it.
 
-Middleware, outermost first: lingering close, request id and headers, access, rate limit, body limits, CORS. Pure ASGI,
+Middleware, outermost first: lingering close, request id and headers, CORS, access, rate limit, body limits. Pure ASGI,
 so that streams stay streams.
 """
 
@@ -78,7 +78,14 @@ def _version() -> str:
 
 def _add_middleware(app: FastAPI, settings: Settings) -> None:
     """add_middleware() puts the newest outermost."""
-    if settings.cors_origins:
+    inner: list[tuple[Callable[..., ASGIApp], dict[str, Any]]] = [
+        (BodyLimitMiddleware, {"settings": settings}),
+        (RateLimitMiddleware, {"settings": settings}),
+        (AccessMiddleware, {"settings": settings}),
+    ]
+    for layer, options in inner:
+        app.add_middleware(layer, **options)
+    if settings.cors_origins:  # outside of access: a browser asks without the key first, and refusals are read by pages
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
@@ -86,15 +93,8 @@ def _add_middleware(app: FastAPI, settings: Settings) -> None:
             allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-Range", "Range"],
             expose_headers=["Content-Range", "ETag", "Location", "Retry-After", "X-Request-ID"],
         )
-    layers: list[tuple[Callable[..., ASGIApp], dict[str, Any]]] = [
-        (BodyLimitMiddleware, {"settings": settings}),
-        (RateLimitMiddleware, {"settings": settings}),
-        (AccessMiddleware, {"settings": settings}),
-        (RequestIdMiddleware, {}),
-        (LingerMiddleware, {}),
-    ]
-    for layer, options in layers:
-        app.add_middleware(layer, **options)
+    app.add_middleware(RequestIdMiddleware)
+    app.add_middleware(LingerMiddleware)
 
 
 def _lifespan(settings: Settings, storage: Storage | None) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:

@@ -3,7 +3,8 @@ local rate, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
 local now = tonumber(seconds())
 local bucket = redis.call('HMGET', KEYS[1], 'tokens', 'at')
 local tokens = tonumber(bucket[1] or burst)
-tokens = math.min(burst, tokens + (now - tonumber(bucket[2] or now)) * rate)
+local since = math.max(0, now - tonumber(bucket[2] or now))  -- a clock may be set back
+tokens = math.min(burst, tokens + since * rate)
 local wait = 0
 if tokens >= 1 then tokens = tokens - 1 else wait = (1 - tokens) / rate end
 redis.call('HSET', KEYS[1], 'tokens', tostring(tokens), 'at', tostring(now))

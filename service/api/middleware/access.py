@@ -59,7 +59,7 @@ class AccessMiddleware:
         self._check_host(headers)
         if is_public(scope, self._settings):
             return LOCAL_OWNER
-        if not self._settings.require_key and is_loopback(self._settings.host) and not await services.access.exist():
+        if self._may_do_without_keys() and not await services.access.exist():
             self._check_origin(scope, headers)
             return LOCAL_OWNER
         key, from_cookie = _key_of(scope, headers, offered)
@@ -74,6 +74,10 @@ class AccessMiddleware:
         if from_cookie:
             self._check_origin(scope, headers)
         return owner
+
+    def _may_do_without_keys(self) -> bool:
+        settings = self._settings
+        return settings.api_key is None and not settings.require_key and is_loopback(settings.host)
 
     def _check_host(self, headers: Headers) -> None:
         host = _host_name(headers.get("host", ""))
