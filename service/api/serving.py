@@ -14,6 +14,9 @@ from service.settings import Settings
 from service.startup import build_services, check_storage, open_storage
 from service.storage import Storage
 
+_STALLS = 10
+"""Stall limits after which the kernel ends a connection: a paused player may take up its download again."""
+
 
 def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
     """Messages are not deflated: PNG and RLE do not shrink, and it costs three times the CPU."""
@@ -45,12 +48,22 @@ def listen(settings: Settings) -> socket.socket:
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.socket_send_buffer_bytes)
+    _give_up_on_the_silent(listening, _STALLS * settings.socket_stall_s)
     try:
         listening.bind((settings.host, settings.port))
     except OSError as error:
         listening.close()
         raise Unavailable(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}") from error
     return listening
+
+
+def _give_up_on_the_silent(listening: socket.socket, seconds: float) -> None:
+    """Let the kernel end connections whose other end is gone, or takes nothing, for so long.
+
+    Closing would not: what was sent must be taken first, and whoever takes nothing would hold the connection for ever.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(seconds * 1000)))
 
 
 def run_api(settings: Settings) -> None:

@@ -87,7 +87,7 @@ async def test_a_worker_waits_until_redis_takes_masks_again(scene: Scene, refusa
     if refusal == "full":
         await redis.config_set("maxmemory", 1)
     elif refusal == "replica":
-        await redis.execute_command("REPLICAOF", "127.0.0.1", "1")
+        await redis.replicaof("127.0.0.1", "1")
     else:
         await redis.config_set("min-replicas-to-write", 1)
     await anyio.sleep(1.0)
@@ -96,7 +96,7 @@ async def test_a_worker_waits_until_redis_takes_masks_again(scene: Scene, refusa
     if refusal == "full":
         await redis.config_set("maxmemory", 0)
     elif refusal == "replica":
-        await redis.execute_command("REPLICAOF", "NO", "ONE")
+        await redis.replicaof("NO", "ONE")
     else:
         await redis.config_set("min-replicas-to-write", 0)
     record = await scene.finished(session_id)
@@ -116,7 +116,7 @@ async def test_a_client_leaves_a_primary_that_has_become_a_replica(tmp_path: Pat
     with EmbeddedRedis(tmp_path / "redis") as old:
         client = connect(old.url)
         await client.set("who", "old")
-        await client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        await client.replicaof("127.0.0.1", "1")
         (tmp_path / "redis" / "redis.sock").unlink()
         (tmp_path / "redis").rename(tmp_path / "moved")
         with EmbeddedRedis(tmp_path / "redis"):
