@@ -3,6 +3,7 @@
 EngineError
 ├── UnknownEngine          no engine of that name; the message lists the names
 ├── WeightsError           a checkpoint is missing, truncated, or of another variant
+├── DeviceUnavailable      a device that PyTorch does not know, or that this machine does not have
 ├── NoReferenceFrame       propagate() before the first memorize()
 ├── FrameSizeChanged       a frame or map of another size than the track's
 ├── BudgetTooSmall         the memory budget cannot hold what must stay; names the smallest that can
@@ -25,6 +26,10 @@ class UnknownEngine(EngineError):
 
 class WeightsError(EngineError):
     """A checkpoint is missing, truncated, or does not fit the network."""
+
+
+class DeviceUnavailable(EngineError):
+    """No such device, or none on this machine."""
 
 
 class NoReferenceFrame(EngineError):

@@ -9,7 +9,7 @@ import torch
 
 from engines.catalog import CATALOG, EngineInfo
 from engines.checkpoint import Weights
-from engines.errors import UnknownEngine, UnsupportedReference
+from engines.errors import DeviceUnavailable, UnknownEngine, UnsupportedReference
 from engines.protocols import Engine, Proposer
 
 
@@ -47,10 +47,25 @@ _PROPOSERS: dict[str, str] = {
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device that a name means; "auto" is CUDA where there is one."""
+    """The device that a name means; "auto" is CUDA where there is one. Raises DeviceUnavailable."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise DeviceUnavailable(f"{device!r} is no device; there are auto, cpu, cuda, cuda:1, …") from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise DeviceUnavailable(_missing_cuda(found))
+    return found
+
+
+def _missing_cuda(device: torch.device) -> str:
+    count = torch.cuda.device_count()
+    if count:
+        return f"there is no {device}: CUDA shows {count} here, from cuda:0 to cuda:{count - 1}"
+    return (
+        "no CUDA device is visible: look at the driver, or the GPUs that the container is given; or take the device cpu"
+    )
 
 
 def create(

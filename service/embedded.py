@@ -76,6 +76,7 @@ class EmbeddedRedis:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C reaches us alone; the workers still write their snapshots to it
             preexec_fn=die_with_parent(),
         )
         self._wait_until_ready()

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from service.errors import Unavailable
+from engines.catalog import CATALOG
+from service.errors import InvalidInput, Unavailable
 from service.live_input import LiveInput
 from service.local_copies import LocalCopies
 from service.local_storage import LocalStorage
@@ -66,8 +67,17 @@ def _open_bucket(settings: Settings, bucket: str, prefix: str) -> Storage:
         ) from error
 
 
+def check_engines(settings: Settings) -> None:
+    """Raises InvalidInput for an engine in the settings that nobody could ever serve."""
+    following = [info.name for info in CATALOG.values() if info.follows]
+    for name in (*settings.engines, *filter(None, [settings.default_engine])):
+        if name not in following:
+            raise InvalidInput(f"the settings name an engine {name!r}; there are: {', '.join(following)}")
+
+
 def build_services(settings: Settings, storage: Storage) -> Services:
-    """All handles; connects at the first command. Raises Unavailable without a Redis URL."""
+    """All handles; connects at the first command. Raises Unavailable without a Redis URL, InvalidInput."""
+    check_engines(settings)
     if settings.redis_url is None:
         raise Unavailable("MASKSTREAM_REDIS_URL is not set; set it, or run `maskstream serve`, which starts a server")
     redis, keys = connect(settings.redis_url), Keys(settings.redis_prefix)

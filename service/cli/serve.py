@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 Host = Annotated[str | None, typer.Option("--host", help="Address to bind [MASKSTREAM_HOST, 127.0.0.1].")]
 Port = Annotated[int | None, typer.Option("--port", help="Port to bind [MASKSTREAM_PORT, 8000].")]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Folder for everything [MASKSTREAM_DATA_DIR].")]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", file_okay=False, help="Folder for everything [MASKSTREAM_DATA_DIR].")
+]
 Engines = Annotated[list[str] | None, typer.Option("--engine", help="Engine to serve; repeat it. Default: all.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1, all [MASKSTREAM_DEVICE].")]
 
@@ -30,8 +32,10 @@ def serve(
 ) -> None:
     """Run everything on this machine: Redis (unless MASKSTREAM_REDIS_URL is set), a worker and the API."""
     from service.logs import configure_logs
+    from service.startup import check_engines
 
     settings = read_settings(host=host, port=port, data_dir=data_dir, engines=engine and tuple(engine), device=device)
+    check_engines(settings)
     configure_logs(settings, component="serve")
     _require_torch()
     settings.data_dir.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import structlog
 import torch
 from prometheus_client import start_http_server
 
+from engines.errors import EngineError
 from service.errors import MaskstreamError
 from service.settings import Settings
 from service.startup import open_storage
@@ -40,8 +41,8 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         run_worker(Settings(), burst=arguments.burst)
-    except MaskstreamError as error:
-        structlog.get_logger().error("worker cannot run", error=error.detail)
+    except (MaskstreamError, EngineError) as error:
+        structlog.get_logger().error("worker cannot run", error=str(error))
         return 2
     return 0
 

@@ -12,6 +12,7 @@ import torch
 from engines import registry
 from engines.catalog import CATALOG
 from engines.protocols import Engine
+from engines.registry import resolve_device as resolve_device
 from service.settings import MIB, Settings
 
 _CPU_SHARE = 0.6
@@ -19,13 +20,6 @@ _CUDA_SHARE = 0.85
 _MAX_ENGINES = 4
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _log = structlog.get_logger()
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto` is the first CUDA device, else the CPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
 
 
 def capacity_bytes(settings: Settings, device: torch.device) -> int:

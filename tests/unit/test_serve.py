@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
+import pytest
+from typer.testing import CliRunner
+
+from engines.errors import DeviceUnavailable
+from engines.registry import resolve_device
+from service.cli.app import app
 from service.cli.serve import worker_commands
+from service.embedded import EmbeddedRedis
+from service.errors import InvalidInput
+from service.settings import Settings
+from service.startup import check_engines
 from service.supervisor import Supervisor
 
 
@@ -23,3 +34,24 @@ def test_a_child_gets_its_own_variables_and_one_that_cannot_start_ends_all(tmp_p
     supervisor.add("failing", [sys.executable, "-c", program], {"OWN": "b"})
     assert supervisor.run() == 7
     assert seen.read_text() == "ab" * 3
+
+
+def test_a_ctrl_c_on_the_terminal_does_not_reach_the_embedded_redis(tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path) as redis:
+        assert redis.pid is not None and os.getpgid(redis.pid) != os.getpgid(0)
+
+
+def test_an_engine_that_nobody_can_serve_is_refused_at_the_start(tmp_path: Path) -> None:
+    check_engines(Settings(engines=("fake",), default_engine="deaot-t"))
+    for settings in (Settings(engines=("nope",)), Settings(default_engine="spatial-embeddings")):
+        with pytest.raises(InvalidInput, match=r"the settings name an engine .*; there are: deaot-t"):
+            check_engines(settings)
+    said = CliRunner().invoke(app, ["serve", "--engine", "nope", "--data-dir", str(tmp_path)])
+    assert isinstance(said.exception, InvalidInput)
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(DeviceUnavailable, match="'warp' is no device"):
+        resolve_device("warp")
+    with pytest.raises(DeviceUnavailable, match="no CUDA device is visible|there is no cuda:99"):
+        resolve_device("cuda:99")
