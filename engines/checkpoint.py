@@ -177,7 +177,11 @@ def _read_torch(path: Path) -> Checkpoint:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise WeightsError(f"{path} is no plain checkpoint, it was not opened: {error}") from error
+        # PyTorch's own message recommends to load without protection, so it stays in the cause.
+        raise WeightsError(
+            f"{path} was not opened: it is no checkpoint of PyTorch, or holds more than plain weights, which could run "
+            "code. Fetch it again, or save the weights alone: torch.save(model.state_dict(), …), or as .safetensors"
+        ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise WeightsError(f"{path} cannot be read: {error}. Is it truncated? Fetch it again") from error
     if not isinstance(loaded, dict):

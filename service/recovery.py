@@ -40,7 +40,12 @@ def recovered(file: SessionFile, stored: Iterable[StoredFile], now: float) -> Se
 
 def _lost(masks: int, live: bool) -> Problem:
     """What the client is told."""
-    kept = f"The {masks} masks that had been stored are kept" if masks else "No mask had been stored yet"
+    kept = (
+        "The one mask that had been stored is kept"
+        if masks == 1
+        else f"The {masks} masks that had been stored are kept"
+    )
+    kept = kept if masks else "No mask had been stored yet"
     again = "open a new live session to go on" if live else "upload the video again for the rest"
     return Problem(code="queue-lost", detail=f"Redis lost this session while it was under way. {kept}; {again}")
 

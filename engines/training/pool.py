@@ -81,7 +81,8 @@ def load_pool(folder: Path, *, short_side: int = 270) -> TrainingPool:
         LOG.warning("training data skipped: %s", reason)
     if not stills and not clips:
         raise TrainingDataError(
-            f"no usable image with a mask in {folder}; {len(skipped)} skipped. " + "; ".join(skipped[:5])
+            f"no usable image with a mask in {folder}, {len(skipped)} skipped; there should be images/NAME.jpg beside "
+            f"masks/NAME.png, or clips as CLIP/*.jpg with CLIP/Annotations/*.png. {'; '.join(skipped[:5])}".rstrip()
         )
     return TrainingPool(stills, clips, tuple(skipped))
 

@@ -26,11 +26,13 @@ def bench(
     engine: Annotated[str, typer.Option("--engine", help="Engine name; the default engine if left out.")] = "",
     weights: Annotated[str, typer.Option("--weights", help="`random` does for timing.")] = "random",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1.")] = "auto",
-    height: Annotated[int, typer.Option("--height", help="Frame height in pixels.")] = 480,
-    width: Annotated[int, typer.Option("--width", help="Frame width in pixels.")] = 854,
-    steps: Annotated[int, typer.Option("--steps", help="Timed steps of each case.")] = 8,
-    tracks: Annotated[list[int] | None, typer.Option("--tracks", help="Tracks in one call.")] = None,
-    objects: Annotated[list[int] | None, typer.Option("--objects", help="Objects of each track.")] = None,
+    height: Annotated[int, typer.Option("--height", min=32, help="Frame height in pixels.")] = 480,
+    width: Annotated[int, typer.Option("--width", min=32, help="Frame width in pixels.")] = 854,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Timed steps of each case.")] = 8,
+    tracks: Annotated[list[int] | None, typer.Option("--tracks", min=1, help="Tracks in one call.")] = None,
+    objects: Annotated[
+        list[int] | None, typer.Option("--objects", min=1, max=64, help="Objects of each track.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Print frames per second for 1 and 8 tracks with 1 and 5 objects each."""

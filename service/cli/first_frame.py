@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service.errors import InvalidInput, UnreadableMask
+from service.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,9 +46,8 @@ class Given:
 def exemplar_pairs(pictures: Sequence[Path], masks: Sequence[Path]) -> tuple[tuple[Path, Path], ...]:
     """Exemplars and their masks in the order given. Raises InvalidInput unless there are as many of both."""
     if len(pictures) != len(masks):
-        raise InvalidInput(
-            f"every --exemplar needs an --exemplar-mask: there are {len(pictures)} pictures and {len(masks)} masks"
-        )
+        given = f"{counted(len(pictures), 'picture')} and {counted(len(masks), 'mask')}"
+        raise InvalidInput(f"every --exemplar needs an --exemplar-mask; {given} are given")
     return tuple(zip(pictures, masks, strict=True))
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.first_frame import FirstFrame, Given, exemplar_pairs, resolve_first_frame
-from service.cli.reference_options import Boxes, ExemplarMasks, Exemplars, Points, Texts
+from service.cli.reference_options import Boxes, ExemplarMasks, Exemplars, Masks, Points, Texts
 from service.errors import InvalidInput
+from service.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
     from engines.protocols import Engine
     from engines.types import MemoryPolicy
-    from service.media.reader import VideoFrame
+    from service.media.reader import VideoFrame, VideoInfo
+    from service.settings import Settings
     from service.worker.frames import FrameSource
 
 
@@ -31,10 +33,8 @@ def register(app: typer.Typer) -> None:
 
 def track(
     video: Annotated[Path, typer.Argument(exists=True, help="Video file, or folder or zip of numbered images.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the mask PNGs.")],
-    mask: Annotated[
-        list[Path] | None, typer.Option("--mask", exists=True, help="First-frame mask PNG; several are binary.")
-    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", file_okay=False, help="Folder for the mask PNGs.")],
+    mask: Masks = None,
     text: Texts = None,
     box: Boxes = None,
     point: Points = None,
@@ -43,7 +43,7 @@ def track(
     max_objects: Annotated[
         int, typer.Option("--max-objects", min=1, max=50, help="Most objects to find when none is given.")
     ] = 3,
-    engine: Annotated[str, typer.Option("--engine", help="Engine name; see `maskstream weights list`.")] = "",
+    engine: Annotated[str, typer.Option("--engine", help="Engine name; the default engine if left out.")] = "",
     weights: Annotated[
         str, typer.Option("--weights", help="`auto` (fetched, else starter), `starter`, or a checkpoint file.")
     ] = "auto",
@@ -59,13 +59,14 @@ def track(
     from engines.catalog import DEFAULT_ENGINE
     from engines.prompts.resolver import ReferenceResolver
     from engines.registry import create
-    from service.settings import Settings
+    from service.cli.serve import read_settings
     from service.worker.child_frames import DecodeLimits
     from service.worker.frames import FrameSource
 
     pairs = exemplar_pairs(exemplar or [], exemplar_mask or [])
+    policy, settings = _policy(memory, budget_mib), read_settings()
     given = Given(tuple(mask or ()), tuple(box or ()), tuple(point or ()), tuple(text or ()), max_objects, pairs)
-    limits = DecodeLimits.of(Settings())
+    limits, facts = DecodeLimits.of(settings), _facts(video, settings)
     loaded = create(engine or DEFAULT_ENGINE, weights=weights, device=device)
     reference = resolve_first_frame(given, video, limits, loaded, ReferenceResolver(device))
     for warning in reference.warnings:
@@ -73,9 +74,26 @@ def track(
     with FrameSource(video, limits) as source:
         output.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
-        frames = _save(_segment(loaded, source, reference, _policy(memory, budget_mib)), output, overlay)
+        frames = _save(_segment(loaded, source, reference, policy), facts, output, overlay)
     elapsed_s = time.monotonic() - started
-    typer.echo(f"{frames} masks in {output} ({frames / elapsed_s:.1f} frames per second)")
+    typer.echo(f"{counted(frames, 'mask')} in {output} ({frames / elapsed_s:.1f} frames per second)")
+    _warn_of_older(output, frames)
+
+
+def _facts(video: Path, settings: Settings) -> VideoInfo:
+    """Length and frame rate. Raises UnreadableVideo, UnsupportedMedia."""
+    import asyncio
+
+    from service.api.prober import Prober
+
+    async def ask() -> VideoInfo:
+        prober = Prober(settings)
+        try:
+            return await prober.probe(video.resolve())
+        finally:
+            await prober.close()
+
+    return asyncio.run(ask())
 
 
 def _policy(kind: str, budget_mib: float | None) -> MemoryPolicy:
@@ -83,6 +101,8 @@ def _policy(kind: str, budget_mib: float | None) -> MemoryPolicy:
 
     if kind not in ("adaptive", "window", "every_k"):
         raise InvalidInput(f"--memory is adaptive, window or every_k, not {kind!r}")
+    if budget_mib is not None and budget_mib <= 0:
+        raise InvalidInput(f"--budget-mib must be more than 0, not {budget_mib:g}")
     return MemoryPolicy(kind=kind, budget_mib=budget_mib)  # type: ignore[arg-type]
 
 
@@ -103,7 +123,7 @@ def _segment(engine: Engine, source: FrameSource, reference: FirstFrame, policy:
         yield frame, engine.propagate([opened], [frame.rgb])[0].label_map
 
 
-def _save(labelled: Iterator[Labelled], folder: Path, overlay: bool) -> int:
+def _save(labelled: Iterator[Labelled], facts: VideoInfo, folder: Path, overlay: bool) -> int:
     """Write the PNGs and, if wanted, the overlay video; returns how many frames there were."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -115,8 +135,8 @@ def _save(labelled: Iterator[Labelled], folder: Path, overlay: bool) -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with ExitStack() as stack:
         bar = stack.enter_context(Progress(*columns))
-        task = bar.add_task("frames", total=None)
-        writer = stack.enter_context(VideoWriter(folder / "overlay.mp4", 24.0)) if overlay else None
+        task = bar.add_task("frames", total=facts.frames)
+        writer = stack.enter_context(VideoWriter(folder / "overlay.mp4", facts.fps)) if overlay else None
         for frame, label_map in labelled:
             (folder / f"{frame.frame_index:05d}.png").write_bytes(encode_png(label_map))
             if writer is not None:
@@ -124,3 +144,15 @@ def _save(labelled: Iterator[Labelled], folder: Path, overlay: bool) -> int:
             count += 1
             bar.advance(task)
     return count
+
+
+def _warn_of_older(folder: Path, frames: int) -> None:
+    """Masks of a longer video that were there before would pass for this one's."""
+    older = [path for path in folder.glob("*.png") if path.stem.isdecimal() and int(path.stem) >= frames]
+    if older:
+        typer.secho(
+            f"{folder} also holds {counted(len(older), 'mask')} from before, {min(older).name} and on, which "
+            "belong to another video",
+            fg=typer.colors.YELLOW,
+            err=True,
+        )

@@ -11,7 +11,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from service.cli.app import app
-from tests.service.discs import BLUE, overlap, red_at, write_discs
+from service.media import MediaLimits, open_media
+from service.video_file import VideoWriter
+from tests.service.discs import BLUE, draw, overlap, red_at, write_discs
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,13 @@ def test_with_nothing_given_what_moves_is_followed(clip: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [(("--box", "1,2,3"), "x,y,width,height"), (("--point", "500,5"), "outside the frame")],
+    [
+        (("--box", "1,2,3"), "x,y,width,height"),
+        (("--point", "500,5"), "outside the frame"),
+        (("--budget-mib", "-3"), "--budget-mib must be more than 0"),
+        (("--device", "warp"), "'warp' is no device; there are auto, cpu, cuda"),
+        (("--mask", "."), "is a directory"),
+    ],
 )
 def test_what_names_nothing_is_refused(clip: Path, tmp_path: Path, options: tuple[str, str], says: str) -> None:
     arguments = ["track", str(clip), "-o", str(tmp_path), "--engine", "fake", "--device", "cpu", *options]
@@ -60,4 +68,18 @@ def test_an_exemplar_and_its_mask(clip: Path, tmp_path: Path) -> None:
     pair = ("--exemplar", str(tmp_path / "blue.png"), "--exemplar-mask", str(tmp_path / "mark.png"))
     assert overlap(first_mask(clip, tmp_path / "out", *pair) == 1, BLUE) > 0.7
     arguments = ["track", str(clip), "-o", str(tmp_path / "none"), "--engine", "fake", *pair[:2]]
-    assert "1 pictures and 0 masks" in str(CliRunner().invoke(app, arguments).exception)
+    assert "1 picture and 0 masks" in str(CliRunner().invoke(app, arguments).exception)
+
+
+def test_the_overlay_plays_as_fast_as_the_video_and_older_masks_are_named(tmp_path: Path) -> None:
+    clip, folder = tmp_path / "slow.mp4", tmp_path / "out"
+    folder.mkdir()
+    (folder / "00003.png").write_bytes(b"of another video")
+    with VideoWriter(clip, 10) as writer:
+        for index in range(3):
+            writer.write(draw(index))
+    arguments = ["track", str(clip), "-o", str(folder), "--engine", "fake", "--box", "20,20,40,40", "--overlay"]
+    said = CliRunner().invoke(app, arguments)
+    assert said.exit_code == 0 and "3/3" in said.output and "also holds 1 mask from before, 00003.png" in said.output
+    written = open_media(folder / "overlay.mp4", MediaLimits(10**7, 16, 100, 60.0)).describe()
+    assert (written.frames, written.fps) == (3, 10.0)

@@ -34,6 +34,11 @@ def test_the_latest_epochs_files_without_a_gap_count() -> None:
     assert "The 16 masks that had been stored are kept; upload the video again" in file.session.error.detail
 
 
+def test_one_mask_is_spoken_of_as_one() -> None:
+    error = found(False, "archive/1-0-0.jsonl").session.error
+    assert error is not None and "The one mask that had been stored is kept; upload" in error.detail
+
+
 def test_a_live_session_keeps_what_it_had_not_deleted_yet() -> None:
     names = ("archive/3-40-49.jsonl", "archive/3-50-64.jsonl", "archive/1-8-15.jsonl", "input/mask.png")
     file = found(True, *names)
