@@ -199,7 +199,9 @@ def _read_binary_parts(parts: Sequence[bytes], size: tuple[int, int]) -> ReadMas
     ids = tuple(int(value) for value in np.unique(label_map) if value)
     if len(ids) != len(parts):
         hidden = sorted(set(range(1, len(parts) + 1)) - set(ids))
-        raise UnreadableMask(f"mask parts {hidden} are wholly covered by later parts")
+        raise UnreadableMask(
+            f"mask parts {hidden} are wholly covered by later parts; send those that lie inside others last"
+        )
     return ReadMask(label_map, ids, f"{len(parts)} binary parts are objects 1 to {len(parts)}")
 
 

@@ -93,10 +93,13 @@ def _frame_index(text: str | None) -> int:
 
 
 def _check_frames(record: SessionRecord, frames: list[int]) -> None:
-    end = record.spec.end_frame or record.spec.video.frames
+    end, start = record.spec.end_frame or record.spec.video.frames, record.spec.start_frame
     for frame_index in frames:
-        if frame_index < record.spec.start_frame or (end is not None and frame_index >= end):
-            raise InvalidInput(f"frame {frame_index} is outside the frames that are segmented", field="frame_index")
+        if frame_index < start or (end is not None and frame_index >= end):
+            last = "" if end is None else f" to {end - 1}"
+            raise InvalidInput(
+                f"frame {frame_index} is outside the frames that are segmented: {start}{last}", field="frame_index"
+            )
 
 
 async def _send(

@@ -71,6 +71,8 @@ async def accept_upload(
             )
             if form.video_bytes is None:
                 raise UnreadableVideo("no video was sent: add a `video` part (curl -F video=@clip.mp4)")
+            if form.video_bytes == 0:
+                raise UnreadableVideo("the file is empty: it has 0 bytes")
             await anyio.to_thread.run_sync(writer.commit)
         finally:
             await anyio.to_thread.run_sync(writer.abort)

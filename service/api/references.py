@@ -20,6 +20,7 @@ from service.api.upload import Form, Part
 from service.errors import InvalidInput
 from service.reference_rules import check_agreement, check_engine, check_text, text_route, unknown_words_warning
 from service.schemas import Direction, Reference
+from service.wording import counted
 
 _NAMED_FILE = re.compile(r"(mask|exemplar)[A-Za-z0-9_.-]{0,40}")
 _FIELDS = ("video", "mask", "text", "box", "point", "exemplar", "exemplar_mask", "references")
@@ -180,14 +181,15 @@ _SHAPES = {"box": "x,y,width,height", "point": "x,y"}
 def _exemplars(form: Form) -> list[dict[str, Any]]:
     """`exemplar` and `exemplar_mask` parts in pairs, in the order they came."""
     images, marked = len(form.all("exemplar")), len(form.all("exemplar_mask"))
+    given = f"{counted(images, 'image')}, {counted(marked, 'mask')}"
     if images > marked:
         raise InvalidInput(
-            f"an `exemplar` image needs an `exemplar_mask` PNG of the same size: {images} images, {marked} masks",
+            f"an `exemplar` image needs an `exemplar_mask` PNG of the same size: {given}",
             field="exemplar_mask",
         )
     if marked > images:
         raise InvalidInput(
-            f"an `exemplar_mask` was sent without its `exemplar` image: {images} images, {marked} masks",
+            f"an `exemplar_mask` was sent without its `exemplar` image: {given}",
             field="exemplar",
         )
     suffixes = ["", *(f"#{number}" for number in range(2, images + 1))]
@@ -200,7 +202,10 @@ def _exemplars(form: Form) -> list[dict[str, Any]]:
 def _numbers(part: Part) -> list[float]:
     """`[1, 2]`, or `1,2`."""
     text, shape = part.text.strip(), _SHAPES[part.name]
-    value = parse_json(part.name, text if text.startswith("[") else f"[{text}]")
+    try:
+        value = json.loads(text if text.startswith("[") else f"[{text}]")
+    except (ValueError, RecursionError):
+        value = None
     if not isinstance(value, list) or len(value) != shape.count(",") + 1:
         raise InvalidInput(f"{part.name} is {shape} in pixels of the video, not {text[:40]!r}", field=part.name)
     return value

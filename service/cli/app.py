@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -23,9 +24,20 @@ for _module in (serve, track, demo, bench, evaluate, train, keys, weights, remot
 
 
 def main() -> None:
-    """Entry point of the `maskstream` command: errors made on purpose are one line, not a stack trace."""
+    """Entry point of the `maskstream` command: what the user can mend is one line, not a stack trace.
+
+    That is errors made on purpose, and files that cannot be opened or written.
+    """
     try:
         app()
     except (MaskstreamError, EngineError, ClientError) as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-        sys.exit(2)
+        _refuse(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _refuse(f"{error.filename}: {error.strerror}")
+
+
+def _refuse(message: str) -> NoReturn:
+    typer.secho(f"error: {message}", fg=typer.colors.RED, err=True)
+    sys.exit(2)

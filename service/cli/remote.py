@@ -1,4 +1,4 @@
-"""`maskstream submit | watch | correct | download | cancel | sessions`: a server somewhere else, from the command line.
+"""`maskstream submit | watch | correct | download | cancel | delete | sessions`: a server somewhere else.
 
 Exit codes: 0 done, 1 the session failed or was cancelled, 2 refused or wrong usage, 3 no connection.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.reference_options import Boxes, ExemplarMasks, Exemplars, Points, Texts
+from service.cli.reference_options import Boxes, ExemplarMasks, Exemplars, Masks, Points, Texts
 from service.export_formats import SUFFIXES
 
 if TYPE_CHECKING:
@@ -30,18 +30,21 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 def register(app: typer.Typer) -> None:
     """Add the commands for a remote server."""
-    for command in (submit, watch, correct, download, cancel, sessions):
+    for command in (submit, watch, correct, download, cancel, delete, sessions):
         app.command()(command)
 
 
 def submit(
-    video: Annotated[Path, typer.Argument(exists=True, help="Video file, or folder of numbered images.")],
-    mask: Annotated[list[Path] | None, typer.Option("--mask", exists=True, help="First-frame mask PNG.")] = None,
+    video: Annotated[Path, typer.Argument(exists=True, help="Video file, or folder or zip of numbered images.")],
+    mask: Masks = None,
     text: Texts = None,
     box: Boxes = None,
     point: Points = None,
     exemplar: Exemplars = None,
     exemplar_mask: ExemplarMasks = None,
+    max_objects: Annotated[
+        int | None, typer.Option("--max-objects", help="Most objects to find when no reference is given.")
+    ] = None,
     engine: Annotated[str | None, typer.Option("--engine", help="Engine; the server's default if left out.")] = None,
     memory: Annotated[str | None, typer.Option("--memory", help="adaptive, window, every_k, or JSON.")] = None,
     max_side: Annotated[int | None, typer.Option("--max-side", help="Segment at this longer side at most.")] = None,
@@ -57,7 +60,7 @@ def submit(
     with _client(url, key) as client:
         given = _references(text=text, box=box, point=point, exemplar=exemplar, exemplar_mask=exemplar_mask)
         given |= {"engine": engine, "memory": memory, "max_side": max_side, "probability": probability or None}
-        given |= {"start_frame": start_frame, "end_frame": end_frame}
+        given |= {"start_frame": start_frame, "end_frame": end_frame, "max_objects": max_objects}
         session = client.create_session(video, list(mask or []) or None, **given)
         _print_session(session, as_json)
         if wait:
@@ -78,18 +81,20 @@ def watch(session_id: SessionId, url: Url = DEFAULT_URL, key: Key = None, as_jso
 def correct(
     session_id: SessionId,
     frame: Annotated[int, typer.Option("--frame", min=0, help="Frame that the references belong to.")],
-    mask: Annotated[list[Path] | None, typer.Option("--mask", exists=True, help="Mask PNG of that frame.")] = None,
+    mask: Masks = None,
     text: Texts = None,
     box: Boxes = None,
     point: Points = None,
     exemplar: Exemplars = None,
     exemplar_mask: ExemplarMasks = None,
-    direction: Annotated[str, typer.Option("--direction", help="forward, backward or both.")] = "both",
+    direction: Annotated[
+        str, typer.Option("--direction", help="Frames made again: forward, backward or both.")
+    ] = "forward",
     url: Url = DEFAULT_URL,
     key: Key = None,
     as_json: Json = False,
 ) -> None:
-    """Correct objects, or add new ones, at a frame; what lies around it is made again."""
+    """Correct objects, or add new ones, at a frame; the frames after it are made again, or as --direction says."""
     with _client(url, key) as client:
         given = _references(text=text, box=box, point=point, exemplar=exemplar, exemplar_mask=exemplar_mask)
         masks = list(mask or []) or None
@@ -113,6 +118,7 @@ def download(
     name = f"{session_id}-{format}.{SUFFIXES[format]}"
     target = Path(name) if output is None else output / name if output.is_dir() else output
     with _client(url, key) as client:
+        client.session(session_id)  # one that is not there is said at once; what breaks later is tried again for long
         typer.echo(str(client.download(session_id, target, format=format, partial=partial)))
 
 
@@ -120,6 +126,13 @@ def cancel(session_id: SessionId, url: Url = DEFAULT_URL, key: Key = None, as_js
     """Stop a session at its next step; its masks stay."""
     with _client(url, key) as client:
         _print_session(client.cancel(session_id), as_json)
+
+
+def delete(session_id: SessionId, url: Url = DEFAULT_URL, key: Key = None) -> None:
+    """Delete a session with its video and masks, for good."""
+    with _client(url, key) as client:
+        client.delete(session_id)
+    typer.echo(f"{session_id} deleted")
 
 
 def sessions(url: Url = DEFAULT_URL, key: Key = None, as_json: Json = False) -> None:
@@ -132,26 +145,27 @@ def sessions(url: Url = DEFAULT_URL, key: Key = None, as_json: Json = False) -> 
     if as_json:
         typer.echo(json.dumps([dict(session.raw) for session in found]))
         return
-    table = Table("session", "state", "engine", "frames")
+    table = Table("session", "video", "state", "engine", "frames")
     for session in found:
-        table.add_row(session.session_id, session.state, str(session.raw.get("engine", "")), _frames(session.raw))
+        name, engine = (str(session.raw.get(field) or "") for field in ("name", "engine"))
+        table.add_row(session.session_id, name, session.state, engine, _frames(session.raw))
     Console().print(table)
 
 
 @contextmanager
 def _client(url: str, key: str | None) -> Iterator[Client]:
     """A client whose errors end the command with one line and the right exit code."""
-    from service.client import ApiError, Client, ClientError, ConnectionLost
+    from service.client import Client, ClientError, ConnectionLost, SessionCancelled, SessionFailed
 
     try:
         with Client(url, api_key=key) as client:
             yield client
     except ConnectionLost as error:
         raise _stop(str(error), EXIT_CONNECTION) from error
-    except ApiError as error:
-        raise _stop(str(error), EXIT_REFUSED) from error
-    except ClientError as error:
+    except (SessionFailed, SessionCancelled) as error:
         raise _stop(str(error), EXIT_SESSION) from error
+    except ClientError as error:
+        raise _stop(str(error), EXIT_REFUSED) from error
 
 
 def _stop(message: str, code: int) -> typer.Exit:
@@ -160,6 +174,19 @@ def _stop(message: str, code: int) -> typer.Exit:
 
 
 def _watch(client: Client, session_id: str, as_json: bool) -> None:
+    """Follow to the end; the session itself does not stop when its reader does."""
+    try:
+        _follow(client, session_id, as_json)
+    except KeyboardInterrupt:
+        typer.echo(
+            f"the session goes on: `maskstream watch {session_id}` follows it again, `maskstream cancel {session_id}` "
+            "stops it",
+            err=True,
+        )
+        raise
+
+
+def _follow(client: Client, session_id: str, as_json: bool) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     total = client.session(session_id).raw.get("progress", {}).get("frames_total")
@@ -175,7 +202,11 @@ def _watch(client: Client, session_id: str, as_json: bool) -> None:
 
 
 def _print_session(session: SessionInfo, as_json: bool) -> None:
+    """One line for programs; how the references were taken is for people, and goes to stderr."""
     typer.echo(json.dumps(dict(session.raw)) if as_json else f"{session.session_id} {session.state}")
+    if not as_json:
+        for remark in (*session.raw.get("notes", ()), *session.raw.get("warnings", ())):
+            typer.secho(remark, dim=True, err=True)
 
 
 def _frames(raw: Any) -> str:

@@ -29,7 +29,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
     """Talks to one maskstream server without blocking the event loop. Arguments as for Client."""
 
     def __init__(self, url: str = DEFAULT_URL, *, api_key: str | None = None, patience_s: float = 60.0) -> None:
-        self._url = url
+        self._url = wire.server_url(url)
         self._headers = wire.auth_headers(api_key)
         self._patience_s = patience_s
         self._http = httpx2.AsyncClient(base_url=url, headers=self._headers, timeout=httpx2.Timeout(30.0, read=120.0))
@@ -139,7 +139,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         frame_index: int,
         masks: MaskInput | Sequence[MaskInput] | None = None,
         *,
-        direction: Direction = "both",
+        direction: Direction = "forward",
         **options: Any,
     ) -> SessionInfo:
         """Correct objects, or add new ones, at a frame. See Client.correct()."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+from service.client.errors import ClientError
 from service.client.retry import Patience
 
 _PARTIAL_CONTENT = 206
@@ -16,6 +17,7 @@ class PartialFile:
 
     def __init__(self, target: str | Path, patience: Patience) -> None:
         self._target = Path(target)
+        _refuse_folder(self._target)
         self._part = self._target.with_name(f".{self._target.name}.part")
         self._out = self._part.open("wb")
         self._patience = patience
@@ -57,3 +59,11 @@ class PartialFile:
     ) -> None:
         self._out.close()
         self._part.unlink(missing_ok=True)
+
+
+def _refuse_folder(target: Path) -> None:
+    """Raise ClientError for a target that cannot become a file."""
+    if target.is_dir():
+        raise ClientError(f"{target} is a folder; name the file to write")
+    if not target.parent.is_dir():
+        raise ClientError(f"there is no folder {target.parent} to write {target.name} into; make it first")

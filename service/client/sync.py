@@ -33,7 +33,7 @@ class Client(AbstractContextManager["Client"]):
     """
 
     def __init__(self, url: str = DEFAULT_URL, *, api_key: str | None = None, patience_s: float = 60.0) -> None:
-        self._url = url
+        self._url = wire.server_url(url)
         self._headers = wire.auth_headers(api_key)
         self._patience_s = patience_s
         self._http = httpx2.Client(base_url=url, headers=self._headers, timeout=httpx2.Timeout(30.0, read=120.0))
@@ -153,13 +153,14 @@ class Client(AbstractContextManager["Client"]):
         frame_index: int,
         masks: MaskInput | Sequence[MaskInput] | None = None,
         *,
-        direction: Direction = "both",
+        direction: Direction = "forward",
         **options: Any,
     ) -> SessionInfo:
-        """Correct objects, or add new ones, at a frame; the frames around it are made again and come over stream().
+        """Correct objects, or add new ones, at a frame; the frames after it are made again and come over stream().
 
-        masks: as for segment(). direction: forward, backward or both, up to the neighbouring reference. options:
-        text, box, point, exemplar, exemplar_mask, references, files. Raises ApiError.
+        masks: as for segment(). direction: which frames are made again: those after it (forward), before it (backward)
+        or both, up to the neighbouring reference. options: text, box, point, exemplar, exemplar_mask, references,
+        files. Raises ApiError.
         """
         options, pictures = wire.picture_files(options)
         parts = [*wire.mask_files(masks), *pictures]

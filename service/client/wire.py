@@ -135,6 +135,14 @@ def problem_of(status: int, body: bytes) -> ApiError:
     return ApiError({"status": status, **problem})
 
 
+def server_url(url: str) -> str:
+    """The address as given. Raises ClientError when no server can be reached by it."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ClientError(f"{url!r} is no address of a server; write it as http://HOST:PORT or https://HOST")
+    return url
+
+
 def stream_url(base_url: str, session_id: str, after: int) -> str:
     """The WebSocket address of a session's stream, from the message after `after` on (-1: all)."""
     return _socket_url(base_url, f"/sessions/{session_id}/stream", urlencode({"after": after}) if after >= 0 else "")

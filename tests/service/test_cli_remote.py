@@ -13,7 +13,7 @@ from typing import get_args
 import pytest
 from typer.testing import CliRunner
 
-from service.cli import app
+from service.cli import app, main
 from service.export_formats import SUFFIXES, ExportFormat
 from tests.service.api_server import ApiServer, running_api
 from tests.service.scene import Scene, reference_png
@@ -81,6 +81,49 @@ async def test_exit_codes_say_what_went_wrong(api: ApiServer, scene: Scene, fold
     assert run(api, "cancel", session_id).output.split() == [session_id, "cancelled"]
     cancelled = run(api, "watch", session_id, "--json")
     assert cancelled.exit_code == 1 and "cancelled" in cancelled.output
+
+
+@pytest.mark.anyio
+async def test_what_the_user_can_mend_is_one_line_and_exit_code_2(api: ApiServer, scene: Scene, folder: Path) -> None:
+    (folder / "empty").mkdir()
+    (folder / "zero.mp4").write_bytes(b"")
+    says = {
+        ("submit", "empty"): "holds no images",
+        ("submit", "zero.mp4"): "0 bytes",
+        ("submit", "clip.mp4", "--mask", "empty"): "is a directory",
+        ("submit", "clip.mp4", "--box", "1,2,3,x"): "box is x,y,width,height in pixels of the video, not '1,2,3,x'",
+        ("submit", "clip.mp4", "--engine", "spatial-embeddings"): "finds objects but follows none; there are: deaot-t",
+        ("sessions", "--url", "localhost:8000"): "write it as http://HOST:PORT",
+    }
+    session_id = run(api, "submit", "clip.mp4", "--mask", "mask.png", "--engine", "fake").output.split()[0]
+    says[("correct", session_id, "--frame", "9", "--mask", "mask.png")] = (
+        "the frames that are segmented: 0 to 4"
+    )
+    says[("download", session_id, "--partial", "-o", "nowhere/x.zip")] = "there is no folder nowhere"
+    for words, reason in says.items():
+        said = run(api, *words)
+        assert reason in " ".join(said.output.split()) and "Traceback" not in said.output, (words, said.output)
+        assert said.exit_code == 2, words
+
+
+@pytest.mark.anyio
+async def test_submit_tells_people_how_the_mask_was_read_and_delete_forgets(api: ApiServer, folder: Path) -> None:
+    sent = run(api, "submit", "clip.mp4", "--mask", "mask.png", "--engine", "fake").output.splitlines()
+    session_id = sent[0].split()[0]
+    assert sent[1].startswith("mask: ")
+    assert "clip.mp4" in run(api, "sessions").output
+    assert run(api, "delete", session_id).output.strip() == f"{session_id} deleted"
+    assert run(api, "delete", session_id).exit_code == 2
+
+
+def test_a_file_that_cannot_be_used_is_named_without_a_stack_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("sys.argv", ["maskstream", "demo", "-o", str(tmp_path / "file")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2 and capsys.readouterr().err.strip() == f"error: {tmp_path / 'file'}: File exists"
 
 
 def test_every_format_has_a_suffix() -> None:
