@@ -96,9 +96,7 @@ async def test_what_the_user_can_mend_is_one_line_and_exit_code_2(api: ApiServer
         ("sessions", "--url", "localhost:8000"): "write it as http://HOST:PORT",
     }
     session_id = run(api, "submit", "clip.mp4", "--mask", "mask.png", "--engine", "fake").output.split()[0]
-    says[("correct", session_id, "--frame", "9", "--mask", "mask.png")] = (
-        "the frames that are segmented: 0 to 4"
-    )
+    says[("correct", session_id, "--frame", "9", "--mask", "mask.png")] = "the frames that are segmented: 0 to 4"
     says[("download", session_id, "--partial", "-o", "nowhere/x.zip")] = "there is no folder nowhere"
     for words, reason in says.items():
         said = run(api, *words)
