@@ -135,7 +135,7 @@ async def test_a_correction_makes_the_frames_around_it_again(
         named = {"references": [{**entry, "frame_index": 36}], "files": {"exemplar_9": picture, "mask_9": marks}}
         client.correct(session.session_id, 36, **given, **named)
         assert sum("exemplar" in name for name in api.stored_files()) == 6, "three pictures and their masks"
-        with pytest.raises(ApiError, match="2 images, 1 masks"):
+        with pytest.raises(ApiError, match="2 images, 1 mask"):
             client.correct(session.session_id, 36, exemplar=[picture, picture], exemplar_mask=marks)
         with pytest.raises(ApiError, match="outside the frames"):
             client.correct(session.session_id, 400, masks=first_mask())
