@@ -59,6 +59,11 @@ class Keys:
         """Hash: key id -> JSON of an access key's SHA-256, name and dates."""
         return f"{self.prefix}api_keys"
 
+    @property
+    def news(self) -> str:
+        """Pub/sub channel: something for the workers to look at; messages are empty."""
+        return f"{self.prefix}news"
+
     def rate(self, who: str) -> str:
         """Hash {tokens, at}: a token bucket of one key or address."""
         return f"{self.prefix}rate:{who}"

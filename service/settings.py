@@ -124,7 +124,9 @@ class Settings(BaseSettings):
     device_memory_mib: int | None = Field(default=None, gt=0, description="What a worker may use; default: measured")
     max_tracks: PositiveInt = Field(default=32, description="Sessions that one worker steps together")
     quantum_s: PositiveFloat = Field(default=30.0, description="A session yields after this when others wait")
-    poll_interval_s: PositiveFloat = Field(default=0.1, description="How often a worker looks for new jobs and orders")
+    poll_interval_s: PositiveFloat = Field(
+        default=1.0, description="How often a worker looks for jobs and orders that Redis has not told it of at once"
+    )
     sweep_interval_s: PositiveFloat = Field(default=1.0, description="How often the sessions of dead workers are taken")
     lease_step_s: PositiveFloat | None = Field(
         default=None,

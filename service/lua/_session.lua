@@ -20,6 +20,9 @@ local function note(id, kind, data)
     cjson.encode({type = kind, seq = tonumber(next_seq), data = data}))
 end
 
+-- Workers look at once; one that misses it looks at its next poll.
+local function tell_workers() redis.call('PUBLISH', P .. 'news', '') end
+
 local function let_go(id)
   local worker = field(id, 'worker') or ''
   if worker ~= '' then redis.call('SREM', P .. 'worker:' .. worker .. ':sessions', id) end
@@ -33,6 +36,7 @@ local function enqueue(id)
   redis.call('HSET', key(id), 'state', 'queued', 'job', entry, 'queued_at', seconds())
   redis.call('SADD', P .. 'owner:' .. field(id, 'owner') .. ':active', id)
   note(id, 'state', {state = 'queued'})
+  tell_workers()
 end
 
 local function unqueue(id)
@@ -58,6 +62,7 @@ local function is_final(state) return state == 'completed' or state == 'failed' 
 local function forget(id, word, ttl)
   local owner = field(id, 'owner')
   redis.call('ZREM', P .. 'sessions', id)  -- first: a full Redis allows a script everything once it has removed something
+  if (field(id, 'worker') or '') ~= '' then tell_workers() end
   unqueue(id)
   let_go(id)
   if owner then

@@ -13,6 +13,7 @@ if state == 'completed' then
   if redis.call('SCARD', P .. 'owner:' .. field(id, 'owner') .. ':active') >= tonumber(ARGV[5]) then return 'too_many' end
 end
 redis.call('RPUSH', key(id) .. ':requests', ARGV[2])
+if state == 'running' then tell_workers() end
 if state == 'idle' then enqueue(id) end
 if state == 'completed' then
   redis.call('HSET', key(id), 'finished_at', '', 'attempts', '0')

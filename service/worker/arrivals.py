@@ -13,6 +13,7 @@ import structlog
 
 from service.schemas import Claim, SessionRecord
 from service.storage import Storage
+from service.worker.bell import Bell
 from service.worker.writer import SessionWriter
 
 _log = structlog.get_logger()
@@ -32,8 +33,9 @@ class Arrival:
 class Arrivals:
     """Owned by the step loop; its threads touch nothing but the storage's copies."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, bell: Bell) -> None:
         self._storage = storage
+        self._bell = bell
         self._waiting: list[Arrival] = []
 
     def __len__(self) -> int:
@@ -75,3 +77,4 @@ class Arrivals:
             _log.warning("the video could not be fetched", session=record.id, error=str(error))
         finally:
             arrival.here.set()
+            self._bell.ring()

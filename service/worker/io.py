@@ -22,6 +22,7 @@ from service.schemas import WorkerRecord
 from service.settings import Settings
 from service.startup import Services, build_services, check_storage
 from service.storage import Storage
+from service.worker.bell import Bell
 from service.worker.presence import Presence
 from service.worker.retry import until_answered
 from service.worker.sweeper import sweep_for_ever
@@ -48,10 +49,11 @@ class Stage:
 class IoThread:
     """The thread, its event loop, and the handles that live in it."""
 
-    def __init__(self, settings: Settings, storage: Storage, presence: Presence) -> None:
+    def __init__(self, settings: Settings, storage: Storage, presence: Presence, bell: Bell) -> None:
         self.settings = settings
         self._storage = storage
         self._presence = presence
+        self._bell = bell
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="io", daemon=True)
         self._room = threading.BoundedSemaphore(_IN_FLIGHT)
@@ -173,7 +175,8 @@ class IoThread:
         self._services = build_services(self.settings, self._storage)
         await check_storage(self._services)
         sweep = sweep_for_ever(self._services, self.settings, self._presence)
-        self._background = [self._loop.create_task(self._send_stages()), self._loop.create_task(sweep)]
+        news = self._bell.ring_at_news(self._services.redis, self._services.keys.news)
+        self._background = [self._loop.create_task(work) for work in (self._send_stages(), sweep, news)]
 
     async def _close(self) -> None:
         tasks = {*self._background, *self._writers, *self._spawned}

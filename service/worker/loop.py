@@ -21,6 +21,7 @@ from service.queue import Control
 from service.schemas import ArchiveRecord, SessionState, WorkerRecord
 from service.settings import Settings
 from service.storage import Storage
+from service.worker.bell import Bell
 from service.worker.child_frames import DecodeLimits
 from service.worker.claims import Claims
 from service.worker.io import IoThread
@@ -35,7 +36,7 @@ from service.worker.stepper import Stepper
 from service.worker.surroundings import Surroundings
 
 _NO_FRAME_PAUSE_S = 0.05
-"""Longest wait for a decoder: orders, new sessions and the end of the worker are looked for in between."""
+"""Longest wait for a decoder; one that is silent for too long is found out in between."""
 _log = structlog.get_logger()
 
 
@@ -49,11 +50,12 @@ class Worker:
         capacity = capacity_bytes(settings, self._device)
         pool = EnginePool(settings, self._device)
         self._presence = Presence(settings.data_dir)
-        self._io = IoThread(settings, storage, self._presence)
+        self._bell = Bell()
+        self._io = IoThread(settings, storage, self._presence, self._bell)
         resolver = ReferenceResolver(self._device)
         limits = DecodeLimits.of(settings)
         around = Surroundings(storage, limits, self._archives, resolver, self._io, settings.live_input_bytes)
-        self._roster = Roster(self._io, storage)
+        self._roster = Roster(self._io, storage, self._bell)
         self._stopping = threading.Event()
         facts = WorkerRecord(
             id=self.id,
@@ -68,13 +70,14 @@ class Worker:
         self._engines = facts.engines
         self._lease = Lease(self._io, facts, self._roster.load, settings)
         self._claims = Claims(facts, settings, pool, self._roster, self._lease, around)
-        self._stepper = Stepper(self._roster, self._lease)
+        self._stepper = Stepper(self._roster, self._lease, self._bell)
         self._attended_at = float("-inf")
 
     def stop(self) -> None:
         """Finish the step, snapshot, hand all sessions back, return from run(). Safe in a signal handler."""
         self._io.give_up_in(2 * self._settings.drain_timeout_s)
         self._stopping.set()
+        self._bell.ring()
 
     def run(self, *, burst: bool = False) -> None:
         """Work. Raises Unavailable when Redis or storage cannot be used at the start."""
@@ -92,7 +95,7 @@ class Worker:
                     break
                 else:
                     self._lease.enter("idle")
-                    self._stopping.wait(self._settings.poll_interval_s)
+                    self._bell.wait(self._settings.poll_interval_s)
             self._drain()
         finally:
             for session in self._roster.sessions:
@@ -100,9 +103,9 @@ class Worker:
             self._io.stop()
 
     def _attend(self) -> None:
-        """At every poll interval: take orders for running sessions, claim new ones, yield to those that wait."""
+        """When rung for, and at every poll interval: take orders, claim new sessions, yield to those that wait."""
         now = time.monotonic()
-        if now - self._attended_at < self._settings.poll_interval_s:
+        if not self._bell.was_rung() and now - self._attended_at < self._settings.poll_interval_s:
             return
         self._attended_at = now
         self._roster.drop_ended_writers()

@@ -39,8 +39,13 @@ async def until_answered(action: Callable[[], Awaitable[T]]) -> T:
         try:
             return await action()
         except RETRYABLE as error:
-            pause_s = _BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)]
             attempt += 1
             if attempt == len(_BACKOFF_S):
                 _log.warning("redis does not answer; trying on", error=str(error))
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+            await pause(attempt)
+
+
+async def pause(attempt: int) -> None:
+    """Wait before the next attempt, longer from one to the next; `attempt` of them have failed, one or more."""
+    longest_s = _BACKOFF_S[min(attempt, len(_BACKOFF_S)) - 1]
+    await asyncio.sleep(longest_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret

@@ -13,6 +13,7 @@ import structlog
 from service.schemas import Claim, SessionRecord, SessionState
 from service.storage import Storage
 from service.worker.arrivals import Arrivals
+from service.worker.bell import Bell
 from service.worker.failures import problem_of
 from service.worker.io import IoThread
 from service.worker.items import EndItem
@@ -28,9 +29,10 @@ _log = structlog.get_logger()
 class Roster:
     """A session has a writer from its claim on, arrives, runs when it is open, and leaves by let_go()."""
 
-    def __init__(self, io: IoThread, storage: Storage) -> None:
-        self.arrivals = Arrivals(storage)
+    def __init__(self, io: IoThread, storage: Storage, bell: Bell) -> None:
+        self.arrivals = Arrivals(storage, bell)
         self._io = io
+        self._bell = bell
         self._sessions: dict[str, RunningSession] = {}
         self._writers: dict[str, SessionWriter] = {}
         self._suspects: set[str] = set()
@@ -72,6 +74,7 @@ class Roster:
         session.close()
         self._sessions.pop(session.id, None)
         session.writer.put(end)
+        self._bell.ring()  # another may take its place
 
     def finish_if_done(self, session: RunningSession) -> None:
         """Let it go when its plan is through."""

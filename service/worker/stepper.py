@@ -14,6 +14,7 @@ from engines.types import Prediction
 from service import metrics
 from service.media.reader import VideoFrame
 from service.schemas import SessionState
+from service.worker.bell import Bell
 from service.worker.failures import problem_of
 from service.worker.items import EndItem
 from service.worker.lease import Lease
@@ -28,9 +29,10 @@ Ready = tuple[RunningSession, VideoFrame]
 class Stepper:
     """Steps the roster's sessions; those that end or fail on the way leave it."""
 
-    def __init__(self, roster: Roster, lease: Lease) -> None:
+    def __init__(self, roster: Roster, lease: Lease, bell: Bell) -> None:
         self._roster = roster
         self._lease = lease
+        self._bell = bell
         self._warm: set[tuple[str, object]] = set()
 
     def step(self) -> bool:
@@ -41,8 +43,8 @@ class Stepper:
         return bool(ready)
 
     def wait(self, timeout_s: float) -> None:
-        """Until a decoder has said something, or the time is up."""
-        pipes = [session.pipe for session in self._roster.sessions]
+        """Until a decoder has said something, the bell is rung, or the time is up."""
+        pipes = [self._bell.pipe, *(session.pipe for session in self._roster.sessions)]
         wait_for_any([pipe for pipe in pipes if pipe is not None], timeout_s)
 
     def _ready_frames(self) -> list[Ready]:

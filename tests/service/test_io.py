@@ -8,6 +8,7 @@ from pathlib import Path
 
 from service.local_storage import LocalStorage
 from service.settings import Settings
+from service.worker.bell import Bell
 from service.worker.io import IoThread
 from service.worker.presence import Presence
 
@@ -15,7 +16,7 @@ from service.worker.presence import Presence
 def test_a_task_that_swallows_its_cancellation_does_not_hold_up_the_end(redis_url: str, tmp_path: Path) -> None:
     settings = Settings(redis_url=redis_url, redis_prefix="test-io:", data_dir=tmp_path)
     storage = LocalStorage(tmp_path)
-    io = IoThread(settings, storage, Presence(tmp_path))
+    io = IoThread(settings, storage, Presence(tmp_path), Bell())
     started = threading.Event()
 
     async def stubborn() -> None:
