@@ -69,7 +69,7 @@ async def test_a_place_that_is_free_again_goes_to_the_next(patient: Scene, redis
 async def test_news_that_a_broken_connection_lost_are_looked_for(patient: Scene, redis: Redis) -> None:
     with working(patient):
         await listeners(redis, patient, 1)
-        await redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await redis.client_kill_filter(_type="pubsub")
         session_id = await patient.submit(8)
         assert (await patient.finished(session_id)).state is SessionState.COMPLETED
         await listeners(redis, patient, 1)
