@@ -35,6 +35,7 @@ from service.api.middleware.request_id import RequestIdMiddleware
 from service.api.prober import Prober
 from service.api.problems import answer_problem
 from service.api.services import Services
+from service.api.sockets import no_such_socket
 from service.api.tailer import Tailer
 from service.errors import MaskstreamError
 from service.keys import AccessKeys
@@ -44,6 +45,11 @@ from service.startup import build_services, check_storage, open_storage
 from service.storage import Storage
 
 _WEB = Path(__file__).parent / "web"
+_DESCRIPTION = """Segment objects through video: upload it with a reference for each object, read the masks.
+
+Two WebSockets, which OpenAPI cannot describe, carry masks while they are made: `/sessions/{session_id}/stream` of an
+upload (`?after=` the last `seq` that you have, `&format=rle` or `png`), and `/live`, frames in and masks out.
+Errors are problem documents (RFC 9457), whose `detail` says what to do."""
 _ANSWERED = (MaskstreamError, RequestValidationError, HTTPException, ClientDisconnect, RedisError, OSError, Exception)
 """Named apart from Exception, whose handler's errors are raised again behind the answer and logged twice."""
 
@@ -53,7 +59,8 @@ def create_app(settings: Settings, storage: Storage | None = None) -> FastAPI:
     app = FastAPI(
         title="maskstream",
         version=_version(),
-        description="Segment objects through video: upload it with a reference for each object, read the masks.",
+        description=_DESCRIPTION,
+        generate_unique_id_function=lambda route: route.name,  # generated clients name their methods by it
         lifespan=_lifespan(settings, storage),
         docs_url="/docs" if settings.docs else None,
         openapi_url="/openapi.json" if settings.docs else None,
@@ -61,6 +68,7 @@ def create_app(settings: Settings, storage: Storage | None = None) -> FastAPI:
     )
     for module in (sessions, corrections, reference_maps, results, pictures, stream, live, health):
         app.include_router(module.router)
+    app.add_api_websocket_route("/{path:path}", no_such_socket)
     for kind in _ANSWERED:
         app.add_exception_handler(kind, answer_problem)
     if _WEB.joinpath("index.html").exists():

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from service.api.added_references import as_planned, parse_added, read_added, require_room, stored_files
 from service.api.documents import SessionOut, describe
 from service.api.intake import require_disk
-from service.api.references import Intake, parse_whole
+from service.api.references import OPTIONS, Intake, parse_whole
 from service.api.services import Services
 from service.api.sessions import OwnerDep, ServicesDep, find, refusals
 from service.api.upload import Form, FormReader
@@ -71,6 +71,7 @@ async def add_references(request: Request, services: ServicesDep, owner: OwnerDe
 
 def _understand(services: Services, form: Form, record: SessionRecord) -> Intake:
     """The form without its own two fields, as the upload's parser reads it. Raises InvalidInput."""
+    _refuse_options(form)
     frame_index = _frame_index(form.one("frame_index"))
     rest = Form([part for part in form.parts if part.name not in _CORRECTION_FIELDS])
     intake = parse_added(services, record, rest, frame_index)
@@ -78,6 +79,17 @@ def _understand(services: Services, form: Form, record: SessionRecord) -> Intake
         raise InvalidInput("no reference was sent: add a mask, box, point, text, exemplar or `references`")
     _check_frames(record, [entry.frame_index for entry in intake.entries] + ([frame_index] if intake.masks else []))
     return replace(intake, unsaid=_direction(form.one("direction")))
+
+
+def _refuse_options(form: Form) -> None:
+    """What the upload settled is not settled again, and must not seem to be. Raises InvalidInput."""
+    for part in form.parts:
+        if part.name in OPTIONS:
+            raise InvalidInput(
+                f"{part.name} is settled when the video is uploaded; a correction takes references, `frame_index` and "
+                "`direction`",
+                field=part.name,
+            )
 
 
 def _direction(text: str | None) -> Direction:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from service.schemas import MemoryOptions, ObjectInfo, Problem, SessionRecord, VideoInfo
+from service.schemas import MemoryOptions, ObjectInfo, Problem, SessionRecord
 from service.sessions import progress
 
 
@@ -42,6 +42,19 @@ class ReferenceOut(BaseModel):
     direction: str
 
 
+class VideoOut(BaseModel):
+    """The upload as it was found to be: displayed size, square pixels. frames is None where only the end will tell."""
+
+    height: int
+    width: int
+    frames: int | None
+    fps: float | None
+    duration_s: float | None
+    container: str
+    codec: str
+    size_bytes: int
+
+
 class SessionOut(BaseModel):
     """A session."""
 
@@ -52,7 +65,7 @@ class SessionOut(BaseModel):
     name: str | None = Field(description="File name of the upload")
     objects: tuple[ObjectInfo, ...]
     references: tuple[ReferenceOut, ...]
-    video: VideoInfo
+    video: VideoOut
     memory: MemoryOptions
     max_side: int | None
     start_frame: int
@@ -64,7 +77,10 @@ class SessionOut(BaseModel):
     warnings: tuple[str, ...]
     expires_at: float | None
     error: Problem | None
-    notes: tuple[str, ...] = Field(default=(), description="How the masks were read; only in the answer to the upload")
+    notes: tuple[str, ...] = Field(
+        default=(),
+        description="How masks were read, and whether a worker is missing; only in the answer to what was sent",
+    )
     links: dict[str, str]
 
 
@@ -119,7 +135,7 @@ def describe(record: SessionRecord, *, notes: tuple[str, ...] = ()) -> SessionOu
         name=record.spec.name,
         objects=record.objects,
         references=tuple(ReferenceOut.model_validate(item, from_attributes=True) for item in record.references),
-        video=record.spec.video,
+        video=VideoOut.model_validate(record.spec.video, from_attributes=True),
         memory=record.spec.memory,
         max_side=record.spec.max_side,
         start_frame=record.spec.start_frame,

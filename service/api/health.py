@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from service import metrics
 from service.api.documents import EngineList, EngineOut
 from service.api.services import Services
-from service.api.sessions import ServicesDep, refusals
+from service.api.sessions import KEY, ServicesDep, refusals
 
 router = APIRouter(tags=["service"])
 _log = structlog.get_logger("maskstream.health")
@@ -69,7 +69,7 @@ async def has_room(services: Services) -> bool:
     return free >= services.settings.min_free_bytes
 
 
-@router.get("/engines", responses=refusals())
+@router.get("/engines", responses=refusals(), dependencies=[KEY])
 async def list_engines(services: ServicesDep) -> EngineList:
     """All engines, and which are served now."""
     served = {name for worker in await services.store.workers() for name in worker.engines}
@@ -96,6 +96,7 @@ async def list_engines(services: ServicesDep) -> EngineList:
 
 @router.get(
     "/metrics",
+    dependencies=[KEY],
     response_class=Response,
     responses={**refusals(), 200: {"description": "Prometheus text", "content": {"text/plain": {}}}},
 )

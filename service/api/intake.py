@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import anyio
@@ -80,7 +80,17 @@ async def accept_upload(
         result = await write_down(services, *draft, form, idempotency_key)
         if not result.known:
             keep()
+            result = replace(result, notes=(*result.notes, *await _unserved(services, result.record.spec.engine)))
     return result
+
+
+async def _unserved(services: Services, engine: str) -> tuple[str, ...]:
+    """A note for the client whose session nobody can work on yet."""
+    served = sorted({name for worker in await services.store.workers() for name in worker.engines})
+    if engine in served:
+        return ()
+    others = f"served now: {', '.join(served)}" if served else "no worker is connected at all"
+    return (f"no worker serves {engine} at the moment, and the session waits for one; {others}",)
 
 
 @asynccontextmanager

@@ -34,10 +34,9 @@ def read_options(form: Form, settings: Settings) -> Options:
     """The plain fields. Raises InvalidInput, UnknownEngine."""
     name = form.one("engine") or settings.default_engine or _default_engine()
     engine = CATALOG.get(name)
-    if engine is None or not engine.follows:
+    if engine is None:
         following = ", ".join(each.name for each in CATALOG.values() if each.follows)
-        why = f"no engine is called {name[:60]!r}" if engine is None else f"{name} finds objects but follows none"
-        raise UnknownEngine(f"{why}; there are: {following}")
+        raise UnknownEngine(f"no engine is called {name[:60]!r}; there are: {following}")
     start = _integer(form, "start_frame", 0, settings.max_frames) or 0
     end = _integer(form, "end_frame", 1, settings.max_frames)
     if end is not None and end <= start:

@@ -43,7 +43,10 @@ class _HttpProblem(MaskstreamError):
     slug = "http"
 
     def __init__(self, error: HTTPException) -> None:
-        super().__init__(str(error.detail))
+        wrong_method = error.status_code == 405
+        super().__init__(
+            "this address does not take this method; /docs lists what each takes" if wrong_method else str(error.detail)
+        )
         self.status = error.status_code  # type: ignore[misc]
         self.title = str(error.detail)  # type: ignore[misc]
 

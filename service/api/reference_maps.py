@@ -16,6 +16,7 @@ from service.api.sessions import OwnerDep, ServicesDep, find, refusals
 from service.errors import NotFound
 from service.masks import encode_png
 from service.schemas import Reference, SessionRecord
+from service.wording import counted
 
 router = APIRouter(tags=["references"])
 
@@ -58,7 +59,7 @@ async def show_reference(services: ServicesDep, owner: OwnerDep, session_id: str
     """The label map of one reference as an indexed PNG of the video's size; pixel values are object ids."""
     record = await find(services, owner, session_id)
     if not 0 <= index < len(record.references):
-        raise NotFound(f"the session has {len(record.references)} references; their indices start at 0")
+        raise NotFound(f"the session has {counted(len(record.references), 'reference')}; their indices start at 0")
     name = label_map_file(record.references[index])
     if name is None:
         raise NotFound("this reference has not been resolved yet; it is when the session starts to run")

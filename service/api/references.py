@@ -24,7 +24,8 @@ from service.wording import counted
 
 _NAMED_FILE = re.compile(r"(mask|exemplar)[A-Za-z0-9_.-]{0,40}")
 _FIELDS = ("video", "mask", "text", "box", "point", "exemplar", "exemplar_mask", "references")
-_OPTIONS = ("engine", "memory", "max_side", "start_frame", "end_frame", "max_objects", "probability")
+OPTIONS = ("engine", "memory", "max_side", "start_frame", "end_frame", "max_objects", "probability")
+"""Form fields of an upload that are no references."""
 DEFAULT_AUTO_OBJECTS = 3
 MAX_AUTO_OBJECTS = 50
 _MAX_TEXT = 500
@@ -100,6 +101,7 @@ def parse(form: Form, engine: EngineInfo, *, mask_frame: int, max_references: in
     if len(entries) + len(masks) > max_references:
         raise InvalidInput(f"{len(entries) + len(masks)} references are given; at most {max_references} are taken")
     check_agreement(entries)
+    _refuse_unnamed_files(files, entries)
     warnings = tuple(_text_warnings(entries, engine))
     masks = masks if not _names_mask(entries) else ()
     auto = None if entries or masks else Reference(kind="auto", frame_index=mask_frame, max_objects=auto_limit(form))
@@ -115,6 +117,17 @@ def _files(form: Form) -> dict[str, bytes]:
             seen[part.name] += 1
             files[part.name if seen[part.name] == 1 else f"{part.name}#{seen[part.name]}"] = part.data
     return files
+
+
+def _refuse_unnamed_files(files: Iterable[str], entries: Iterable[ReferenceIn]) -> None:
+    """Raises InvalidInput for a file that would be left lying: a name mistyped, or `references` forgotten."""
+    named = {name for entry in entries for name in (entry.mask, entry.exemplar, entry.exemplar_mask)}
+    for name in files:
+        if name.partition("#")[0] not in {*_FIELDS, *named}:
+            raise InvalidInput(
+                f"no entry of `references` names the file part {name!r}; name it there, or call the part `mask`",
+                field=name,
+            )
 
 
 def _text_warnings(entries: Iterable[ReferenceIn], engine: EngineInfo) -> Iterable[str]:
@@ -139,8 +152,8 @@ def _names_mask(entries: Iterable[ReferenceIn]) -> bool:
 
 def _refuse_unknown_fields(form: Form) -> None:
     for part in form.parts:
-        if part.name not in (*_FIELDS, *_OPTIONS) and not _NAMED_FILE.fullmatch(part.name):
-            known = ", ".join((*_FIELDS, *_OPTIONS))
+        if part.name not in (*_FIELDS, *OPTIONS) and not _NAMED_FILE.fullmatch(part.name):
+            known = ", ".join((*_FIELDS, *OPTIONS))
             raise InvalidInput(f"the form field {part.name[:60]!r} is unknown; there are {known} (and mask_… files)")
 
 

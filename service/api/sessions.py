@@ -7,7 +7,8 @@ import time
 from typing import Annotated, Any
 
 import anyio.to_thread
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from service.api.documents import ProblemOut, SessionList, SessionOut, describe
 from service.api.follow import existing
@@ -19,7 +20,19 @@ from service.schemas import SessionRecord
 
 router = APIRouter(tags=["sessions"])
 ServicesDep = Annotated[Services, Depends(services_of)]
-OwnerDep = Annotated[str, Depends(owner_of)]
+KEY = Security(
+    HTTPBearer(
+        auto_error=False, scheme_name="key", description="Of `maskstream keys create`, where the server has keys"
+    )
+)
+"""Documentation alone: the access middleware has let the request in by now."""
+
+
+def _caller(request: Request, key: Annotated[HTTPAuthorizationCredentials | None, KEY]) -> str:
+    return owner_of(request)
+
+
+OwnerDep = Annotated[str, Depends(_caller)]
 _GOOD_KEY = re.compile(r"[\x21-\x7e]{1,128}")
 
 _FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
@@ -33,9 +46,12 @@ _UPLOAD_FORM: dict[str, Any] = {
         "text": {**_TEXTS, "description": "One object each, in words"},
         "box": {**_TEXTS, "description": "One object each: x,y,width,height at start_frame"},
         "point": {**_TEXTS, "description": "One object each: x,y at start_frame"},
-        "exemplar": {"type": "string", "format": "binary"},
-        "exemplar_mask": {"type": "string", "format": "binary"},
-        "references": {"type": "string", "description": "JSON list of references; see the guide"},
+        "exemplar": {**_FILES, "description": "One object each, a picture of it; with as many exemplar_mask"},
+        "exemplar_mask": {**_FILES, "description": "PNG of the exemplar's size that marks the object in it"},
+        "references": {
+            "type": "string",
+            "description": "JSON list of {object_id, frame_index, kind, …}: any frame, mixed kinds",
+        },
         "engine": {"type": "string"},
         "memory": {"type": "string", "description": "every_k, window, adaptive, or a JSON object"},
         "max_side": {"type": "integer"},

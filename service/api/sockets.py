@@ -19,7 +19,7 @@ from service.api.follow import Message
 from service.api.mask_pngs import MaskPngs, without_rle
 from service.api.problems import as_maskstream_error, request_id_of
 from service.api.services import services_of
-from service.errors import InvalidInput, MaskstreamError, TooManyRequests, problem
+from service.errors import InvalidInput, MaskstreamError, NotFound, TooManyRequests, problem
 from service.metrics import SOCKET_MESSAGES, SOCKETS, SOCKETS_STALLED
 from service.redis_keys import is_session_id
 
@@ -94,6 +94,15 @@ async def run_socket(socket: WebSocket, serve: Callable[[], Awaitable[None]]) ->
         SOCKETS.set(len(sockets))
 
 
+async def no_such_socket(socket: WebSocket) -> None:
+    """Every other address, said after accepting: of a refused handshake a client learns a 403 at most."""
+
+    async def refuse() -> None:
+        raise NotFound("there is no socket at this address; there are /sessions/{session_id}/stream and /live")
+
+    await run_socket(socket, refuse)
+
+
 async def first_to_end(*work: Coroutine[Any, Any, None]) -> None:
     """Run all until one ends or raises, then cancel the others."""
     tasks = [asyncio.create_task(each) for each in work]
@@ -129,8 +138,10 @@ async def _close(socket: WebSocket, code: int, reason: str) -> None:
 
 
 def checked_id(session_id: str) -> str:
-    """The id, or an id that no session has: what is no id names no key and no folder."""
-    return session_id if is_session_id(session_id) else "0" * 26
+    """The id. Raises NotFound for what is none: it must name no key and no folder."""
+    if not is_session_id(session_id):
+        raise NotFound("that is not a session id; GET /sessions lists yours")
+    return session_id
 
 
 def as_seq(after: str | int) -> int:

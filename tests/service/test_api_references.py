@@ -148,6 +148,11 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "has a reference of kind box at frame 0 already",
     ),
     "a mask and a box of one object": ({"entries": [BOX], "files": {"mask": mask_png()}}, "references[0]", "in `mask`"),
+    "a file that nothing names": (
+        {"entries": [BOX], "files": {"mask_1": mask_png()}},
+        "mask_1",
+        "names the file part 'mask_1'; name it there, or call the part `mask`",
+    ),
     "no objects to find": ({"max_objects": "0"}, "max_objects", "whole number from 1"),
     "an engine that does not follow": ({"engine": "spatial-embeddings"}, "engine", "does not follow them"),
 }

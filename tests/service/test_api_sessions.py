@@ -50,7 +50,11 @@ def test_upload_makes_a_queued_session_with_links(api: ApiServer, clip: bytes) -
     assert answer.headers["location"] == document["links"]["self"] == f"/sessions/{session_id}"
     assert document["state"] == "queued"
     assert [item["object_id"] for item in document["objects"]] == [1, 3]
-    assert document["notes"] == ["mask: pixel values are object ids [1, 3]"]
+    assert document["notes"] == [
+        "mask: pixel values are object ids [1, 3]",
+        "no worker serves fake at the moment, and the session waits for one; no worker is connected at all",
+    ]
+    assert "name" not in document["video"], "where we keep it is our own affair"
     assert (document["video"]["height"], document["video"]["width"], document["video"]["frames"]) == (48, 80, 6)
     assert document["progress"]["frames_total"] == 6
     assert document["memory"]["kind"] == "window"
@@ -122,7 +126,7 @@ def bad_uploads(clip: bytes) -> dict[str, tuple[dict[str, Any], int, str]]:
     good = [mask_png()]
     reference = {"object_id": 1, "kind": "mask"}
     return {
-        "empty video": ({"video": b"", "masks": good}, 422, "not a readable video"),
+        "empty video": ({"video": b"", "masks": good}, 422, "it has 0 bytes"),
         "text": ({"video": b"no video" * 99, "masks": good}, 422, "not a readable video"),
         "cut video": ({"video": clip[:500], "masks": good}, 422, "not a readable video"),
         "mask of another size": ({"video": clip, "masks": [mask_png(size=(24, 40))]}, 422, "Resize the mask"),
@@ -234,6 +238,11 @@ def test_limits_on_sessions_and_queue(redis_url: str, tmp_path: Path, clip: byte
         assert api.upload(clip, [mask_png()]).status_code == 507
 
 
+def test_a_method_that_an_address_does_not_take(api: ApiServer) -> None:
+    wrong = api.http.put("/sessions")
+    assert wrong.status_code == 405 and "/docs lists what each takes" in wrong.json()["detail"]
+
+
 def test_health_engines_metrics_and_headers(api: ApiServer) -> None:
     assert api.http.get("/healthz").json() == {"status": "ok"}
     ready = api.http.get("/readyz")
@@ -248,7 +257,6 @@ def test_health_engines_metrics_and_headers(api: ApiServer) -> None:
     assert headers["x-content-type-options"] == "nosniff" and headers["cache-control"] == "no-store"
     assert "default-src 'self'" in headers["content-security-policy"]
     assert api.http.get("/nowhere/at/all").json()["type"] == "urn:maskstream:problem:not-found"
-    assert api.http.put("/sessions").status_code == 405
 
 
 def test_a_budget_that_cannot_hold_the_references_is_refused_with_the_smallest(api: ApiServer, clip: bytes) -> None:

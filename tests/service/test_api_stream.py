@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection
+from websockets.sync.client import ClientConnection, connect
 
 from service.masks import decode_rle
 from service.metrics import PNG_ENCODED
@@ -195,6 +195,12 @@ def test_refusals_are_said_before_the_close(api: ApiServer, session_id: str, que
         closed, messages = close_of(socket)
     assert closed == code
     assert messages[0]["type"] == "error" and messages[0]["problem"]["status"] == code - 4000
+
+
+def test_an_address_without_a_socket_says_so(api: ApiServer) -> None:
+    with connect(f"ws://127.0.0.1:{api.port}/streams") as socket:
+        closed, messages = close_of(socket)
+    assert closed == 4404 and "/sessions/{session_id}/stream and /live" in messages[0]["problem"]["detail"]
 
 
 def test_slow_reader_is_closed_and_costs_the_others_nothing(api: ApiServer, worker: ScriptedWorker) -> None:

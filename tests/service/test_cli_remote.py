@@ -92,7 +92,7 @@ async def test_what_the_user_can_mend_is_one_line_and_exit_code_2(api: ApiServer
         ("submit", "zero.mp4"): "0 bytes",
         ("submit", "clip.mp4", "--mask", "empty"): "is a directory",
         ("submit", "clip.mp4", "--box", "1,2,3,x"): "box is x,y,width,height in pixels of the video, not '1,2,3,x'",
-        ("submit", "clip.mp4", "--engine", "spatial-embeddings"): "finds objects but follows none; there are: deaot-t",
+        ("submit", "clip.mp4", "--engine", "spatial-embeddings"): "does not follow them",
         ("sessions", "--url", "localhost:8000"): "write it as http://HOST:PORT",
     }
     session_id = run(api, "submit", "clip.mp4", "--mask", "mask.png", "--engine", "fake").output.split()[0]

@@ -86,3 +86,13 @@ def test_every_operation_with_and_without_a_key(openapi_api: ApiServer) -> None:
     assert "POST /sessions" in called and len(called) >= 12
     assert fuzz(openapi_api, {}) == called
     assert openapi_api.http.get("/healthz").status_code == 200
+
+
+def test_generated_clients_get_short_names_and_a_key(openapi_api: ApiServer) -> None:
+    document = openapi_api.http.get("/openapi.json").json()
+    operations = [each for path in document["paths"].values() for each in path.values()]
+    names = [operation["operationId"] for operation in operations]
+    assert "create_session" in names and len(set(names)) == len(names)
+    assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    keyless = sorted(operation["operationId"] for operation in operations if "security" not in operation)
+    assert keyless == ["healthz", "readyz"]
