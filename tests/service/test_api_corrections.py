@@ -90,8 +90,8 @@ def test_nothing_sent_and_nobodys_session(api: ApiServer, completed: tuple[str, 
     empty = api.http.post(f"/sessions/{completed[0]}/references", files=[("direction", (None, "forward"))])
     assert empty.status_code == 422
     assert "no reference" in empty.json()["detail"]
-    form = [("mask", ("m.png", mask_png(), "image/png")), ("engine", (None, "stm"))]
-    settled = api.http.post(f"/sessions/{completed[0]}/references", files=form)
+    mask = {"mask": ("m.png", mask_png(), "image/png")}
+    settled = api.http.post(f"/sessions/{completed[0]}/references", files=mask, data={"engine": "stm"})
     assert settled.status_code == 422 and "engine is settled when the video is uploaded" in settled.json()["detail"]
     gone = api.http.post(f"/sessions/{'0' * 26}/references", files=[("mask", ("m.png", mask_png(), "image/png"))])
     assert gone.status_code == 404
