@@ -71,3 +71,17 @@ def test_tab_reaches_every_control_and_shows_where_it_is(page: Any, clip: Path) 
         "segment",
         "find",
     } <= seen
+
+
+def test_the_api_page_shows_every_operation_and_passes_the_audit(page: Any) -> None:
+    page.goto(page.url.partition("#")[0] + "docs")
+    page.locator("#create_session summary").click()
+    assert (
+        page.locator("#create_session pre")
+        .inner_text()
+        .endswith('-F mask=@00000.png "' + page.url.removesuffix("docs") + 'sessions"')
+    )
+    document = page.evaluate("fetch('openapi.json').then((answer) => answer.json())")
+    assert page.locator("details:has(pre)").count() == sum(len(methods) for methods in document["paths"].values())
+    page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    assert page.evaluate(AUDIT) == []

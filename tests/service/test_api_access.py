@@ -172,6 +172,9 @@ def test_cookie_reads_but_never_writes(api: ApiServer, api_keys: dict[str, str],
 def test_public_paths_need_no_key(api: ApiServer) -> None:
     for path in ("/healthz", "/docs", "/openapi.json"):
         assert api.http.get(path).status_code == 200
+    page = api.http.get("/docs")
+    assert "//" not in page.text, "it needs nothing from elsewhere"
+    assert page.headers["content-security-policy"].startswith("default-src 'self'")
     assert api.http.get("/readyz").status_code == 503
     assert api.http.get("/metrics").status_code == 401
 

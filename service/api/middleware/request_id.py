@@ -48,7 +48,7 @@ class RequestIdMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _add_headers(MutableHeaders(scope=message), scope["path"], request_id)
+                _add_headers(MutableHeaders(scope=message), request_id)
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -59,12 +59,11 @@ class RequestIdMiddleware:
                     _record(scope, status, time.monotonic() - started)
 
 
-def _add_headers(headers: MutableHeaders, path: str, request_id: str) -> None:
+def _add_headers(headers: MutableHeaders, request_id: str) -> None:
     headers["X-Request-ID"] = request_id
     for name, value in _HEADERS.items():
         headers.setdefault(name, value)
-    if path != "/docs":  # Swagger's page brings scripts of its own
-        headers.setdefault("Content-Security-Policy", _SCRIPTS)
+    headers.setdefault("Content-Security-Policy", _SCRIPTS)
     if headers.get("content-type", "").startswith(("application/json", "application/problem+json")):
         headers.setdefault("Cache-Control", "no-store")
 
