@@ -22,6 +22,7 @@ from service.client.live_aio import AsyncLiveRun
 from service.client.refusals import refusals_as_errors
 from service.client.retry import Patience
 from service.client.sync import DEFAULT_URL
+from service.client.tls import tls_context
 from service.client.wire import Direction, MaskFrame, MaskInput, Progress, SessionInfo, VideoInput
 
 
@@ -32,7 +33,8 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         self._url = wire.server_url(url)
         self._headers = wire.auth_headers(api_key)
         self._patience_s = patience_s
-        self._http = httpx2.AsyncClient(base_url=url, headers=self._headers, timeout=httpx2.Timeout(30.0, read=120.0))
+        timeout = httpx2.Timeout(30.0, read=120.0)
+        self._http = httpx2.AsyncClient(base_url=url, headers=self._headers, timeout=timeout, verify=tls_context())
 
     async def segment(
         self,

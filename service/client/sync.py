@@ -20,6 +20,7 @@ from service.client.live import DEFAULT_WINDOW, LiveFrame, LiveTalk, Picture, Po
 from service.client.live_sync import LiveRun
 from service.client.refusals import refusals_as_errors
 from service.client.retry import Patience
+from service.client.tls import tls_context
 from service.client.wire import Direction, MaskFrame, MaskInput, Progress, SessionInfo, VideoInput
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -36,7 +37,8 @@ class Client(AbstractContextManager["Client"]):
         self._url = wire.server_url(url)
         self._headers = wire.auth_headers(api_key)
         self._patience_s = patience_s
-        self._http = httpx2.Client(base_url=url, headers=self._headers, timeout=httpx2.Timeout(30.0, read=120.0))
+        timeout = httpx2.Timeout(30.0, read=120.0)
+        self._http = httpx2.Client(base_url=url, headers=self._headers, timeout=timeout, verify=tls_context())
 
     def segment(
         self,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import ssl
 import zipfile
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import pytest
 from PIL import Image
 
-from service.client import ApiError, ClientError, SessionCancelled, SessionFailed, wire
+from service.client import ApiError, Client, ClientError, SessionCancelled, SessionFailed, wire
 from service.client.errors import ConnectionLost
 from service.client.retry import Patience
+from service.client.tls import tls_context
 from service.masks import encode_objects
 
 
@@ -111,3 +114,18 @@ def test_patience_grows_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     now[0] = 11.0
     with pytest.raises(ConnectionLost, match="10 s"):
         patience.pause_after(OSError("gone"))
+
+
+def test_certificates_are_read_once_for_all_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[ssl.SSLContext] = []
+    real = httpx2.create_ssl_context
+
+    def counted() -> ssl.SSLContext:
+        read.append(real())
+        return read[-1]
+
+    monkeypatch.setattr(httpx2, "create_ssl_context", counted)
+    tls_context.cache_clear()
+    for url in ("http://127.0.0.1:1", "https://127.0.0.1:1"):
+        Client(url).close()
+    assert len(read) == 1
