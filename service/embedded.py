@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 import redis
+import structlog
 
 from service.errors import Unavailable
 
@@ -23,6 +24,7 @@ _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 20.0
 _SOCKET_PATH_MAX = 100
 _PR_SET_PDEATHSIG = 1
+_log = structlog.get_logger("maskstream.redis")
 
 
 def find_server() -> Path:
@@ -80,6 +82,14 @@ class EmbeddedRedis:
             preexec_fn=die_with_parent(),
         )
         self._wait_until_ready()
+
+    def keep_running(self) -> None:
+        """Start the server again if it has died; its append-only file has all that was answered. Raises Unavailable."""
+        if self.is_running():
+            return
+        code = None if self._process is None else self._process.returncode
+        _log.warning("the embedded Redis ended; starting it again", exit_code=code)
+        self.start()
 
     def stop(self) -> None:
         """SIGTERM, then wait; the append-only file is complete afterwards."""

@@ -28,6 +28,8 @@ from service.schemas import (
     WorkerRecord,
 )
 
+_HEADS = 64
+
 
 @dataclass(frozen=True)
 class Swept:
@@ -88,12 +90,12 @@ class JobQueue:
         return [text(member) for member in await self._redis.smembers(self._keys.worker_sessions(worker_id))]
 
     async def heads(self, engines: Sequence[str]) -> list[int]:
-        """Device bytes of the first waiting session of each engine that has one."""
+        """Device bytes of the sessions that have waited longest for each engine; some may fit no worker here."""
         pipeline = self._redis.pipeline(transaction=False)
         for engine in engines:
-            pipeline.xrange(self._keys.jobs(engine), count=1)
+            pipeline.xrange(self._keys.jobs(engine), count=_HEADS)
         replies: list[Any] = await pipeline.execute()
-        return [int(reply[0][1][b"bytes"]) for reply in replies if reply]
+        return [int(fields[b"bytes"]) for reply in replies for _, fields in reply]
 
     async def controls(self, claims: Sequence[Claim]) -> list[Control]:
         """What others asked of these sessions, in one round trip."""

@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 
@@ -47,9 +47,15 @@ class _Child:
 
 
 class Supervisor:
-    """Runs named commands until SIGTERM, SIGINT or a process that cannot start."""
+    """Runs named commands until SIGTERM, SIGINT or a process that cannot start.
 
-    def __init__(self, environment: Mapping[str, str], stop_timeout_s: float) -> None:
+    look_after: called several times a second, for what is kept alive in another way; what it raises ends all.
+    """
+
+    def __init__(
+        self, environment: Mapping[str, str], stop_timeout_s: float, look_after: Callable[[], None] | None = None
+    ) -> None:
+        self._look_after_others = look_after
         self._environment = {**os.environ, **environment}
         self._stop_timeout_s = stop_timeout_s
         self._children: list[_Child] = []
@@ -65,6 +71,8 @@ class Supervisor:
             signal.signal(number, self._stop)
         try:
             while not self._stopping:
+                if self._look_after_others is not None:
+                    self._look_after_others()
                 for child in self._children:
                     self._look_after(child)
                 if any(child.false_starts >= _MAX_FALSE_STARTS for child in self._children):

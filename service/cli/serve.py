@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,7 +45,7 @@ def serve(
     from service.embedded import EmbeddedRedis
 
     with EmbeddedRedis(settings.data_dir / "redis") as redis:
-        code = _supervise(settings.model_copy(update={"redis_url": redis.url}))
+        code = _supervise(settings.model_copy(update={"redis_url": redis.url}), redis.keep_running)
     sys.exit(code)
 
 
@@ -101,10 +102,10 @@ def _require_torch() -> None:
         raise Unavailable("a worker needs torch: pip install 'maskstream[worker]' (the API alone: `maskstream api`)")
 
 
-def _supervise(settings: Settings) -> int:
+def _supervise(settings: Settings, look_after: Callable[[], None] | None = None) -> int:
     from service.supervisor import Supervisor
 
-    supervisor = Supervisor(settings.environment(), settings.drain_timeout_s + 5)
+    supervisor = Supervisor(settings.environment(), settings.drain_timeout_s + 5, look_after)
     supervisor.add("worker", [sys.executable, "-m", "service.cli", "worker"])
     supervisor.add("api", [sys.executable, "-m", "service.cli", "api"])
     typer.echo(

@@ -1,7 +1,11 @@
 -- ARGV: worker, free bytes, schema version, engine, ... The oldest job over all engines that the worker may run;
--- a head that does not fit blocks its own stream, so that a large session is never overtaken for ever.
+-- a head that does not fit now blocks its own stream, so that a large session is never overtaken for ever. What this
+-- worker could never hold, or is of a later version, waits for another worker and blocks nothing here.
 -- Returns {id, epoch}, or false when there is nothing to take.
 local worker, free, schema = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local facts = redis.call('HGET', P .. 'worker:' .. worker, 'record')
+local capacity = facts and cjson.decode(facts).capacity_bytes or math.huge
+local PAGE = 32
 
 local function wanted(values, entry)
   local id = values['session']
@@ -9,15 +13,20 @@ local function wanted(values, entry)
 end
 
 local function head(stream)
-  for _, item in ipairs(redis.call('XRANGE', stream, '-', '+', 'COUNT', 32)) do
-    local values = {}
-    for i = 1, #item[2], 2 do values[item[2][i]] = item[2][i + 1] end
-    if not wanted(values, item[1]) then
-      redis.call('XDEL', stream, item[1])
-    elseif tonumber(values['schema']) <= schema then
-      return item[1], values
+  local from = '-'
+  repeat
+    local items = redis.call('XRANGE', stream, from, '+', 'COUNT', PAGE)
+    for _, item in ipairs(items) do
+      local values = {}
+      for i = 1, #item[2], 2 do values[item[2][i]] = item[2][i + 1] end
+      if not wanted(values, item[1]) then
+        redis.call('XDEL', stream, item[1])
+      elseif tonumber(values['schema']) <= schema and tonumber(values['bytes']) <= capacity then
+        return item[1], values
+      end
+      from = '(' .. item[1]
     end
-  end
+  until #items < PAGE
 end
 
 local function older(a, b)
