@@ -53,6 +53,14 @@ async def existing(store: SessionStore, session_id: str, owner: str) -> SessionR
     raise NotFound(f"there is no session {session_id}; GET /sessions lists yours")
 
 
+def first_position(after: int, record: SessionRecord) -> StreamId:
+    """Where a reader that has the masks up to `after` begins to listen: with what comes next at the latest.
+
+    Others share its topic: one that claims to have masks that are not made yet must not make them look elsewhere.
+    """
+    return (min(after + 1, record.next_seq), 0)
+
+
 def progress_message(record: SessionRecord) -> Message:
     """How far the session is."""
     facts = progress(record)

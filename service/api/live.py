@@ -8,7 +8,7 @@ from __future__ import annotations
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from service.api.follow import existing, follow
+from service.api.follow import existing, first_position, follow
 from service.api.live_feed import Feed, Terms
 from service.api.live_messages import Ack, End, FrameNote, Open, read_message
 from service.api.live_sessions import read_opening
@@ -98,8 +98,8 @@ class _Live:
             await sender.tell({"type": "end", "state": "completed", "frames": 0, "error": None})
             return
         services, session_id = self._services, feed.session_id
-        start = (after + 1, 0) if after >= 0 else (0, 0)
-        with services.tailer.topic(session_id, start) as topic:
+        record = await existing(services.store, session_id, owner_of(self._socket))
+        with services.tailer.topic(session_id, first_position(after, record)) as topic:
             async for message in follow(topic, services.store, services.masks, after):
                 if message.seq is not None and (dropped := feed.take_dropped(message.seq)):
                     await sender.tell({"type": "dropped", "frames": dropped})

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from service.api.follow import existing, follow, progress_message
+from service.api.follow import existing, first_position, follow, progress_message
 from service.api.services import Services, owner_of, services_of
 from service.api.sockets import Format, Sender, as_format, as_seq, checked_id, first_to_end, run_socket
 
@@ -33,8 +33,7 @@ async def _serve(socket: WebSocket, services: Services, session_id: str, after: 
 
     async def send_all() -> None:
         await sender.send(session_id, progress_message(record))
-        start = (after + 1, 0) if after >= 0 else (0, 0)
-        with services.tailer.topic(session_id, start) as topic:
+        with services.tailer.topic(session_id, first_position(after, record)) as topic:
             async for message in follow(topic, services.store, services.masks, after):
                 await sender.send(session_id, message)
 

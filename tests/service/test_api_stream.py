@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import redis
 from PIL import Image
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
@@ -252,6 +253,22 @@ def upgrade(api: ApiServer, path: str) -> sockets.socket:
     head += "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x3JJHMbDL1EzLkh9GBhXDw==\r\n\r\n"
     raw.sendall(head.encode())
     return raw
+
+
+def test_a_reader_ahead_of_the_session_costs_the_others_nothing(
+    api: ApiServer, worker: ScriptedWorker, redis_url: str
+) -> None:
+    session_id = worker.claim_.session_id
+    worker.publish(0, 2)
+    client = redis.Redis.from_url(redis_url)
+    with api.socket(session_id, f"?after={10**9}"), api.socket(session_id) as reader:
+        assert [next_mask(reader)["seq"] for _ in range(3)] == [0, 1, 2]
+        before = client.info("commandstats")["cmdstat_xread"]["calls"]
+        time.sleep(1.0)
+        assert client.info("commandstats")["cmdstat_xread"]["calls"] - before < 10
+        worker.publish(3, 3)
+        assert next_mask(reader)["seq"] == 3
+    client.close()
 
 
 def stalled_sockets(api: ApiServer) -> float:
