@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from service.archive import read_archive
 from service.errors import EpochLost, NotFound
-from service.plan import latest_seqs
+from service.plan import frames_shown
 from service.redis_client import BLOCK_MS, Scripts, text
 from service.redis_keys import Keys
 from service.schemas import Claim, MaskEvent, NoteEvent, SessionRecord
@@ -155,5 +155,5 @@ class MaskStream:
 def end_message(record: SessionRecord) -> dict[str, Any]:
     """The last message of a stream; never an entry of it."""
     error = None if record.error is None else json.loads(record.error.model_dump_json())
-    frames = len(latest_seqs(record.plan, record.next_seq))
+    frames = frames_shown(record.plan, record.next_seq)
     return {"type": "end", "state": record.state.value, "frames": frames, "error": error}

@@ -98,15 +98,42 @@ def append(plan: Plan, segments: Sequence[Segment]) -> Plan:
     return plan
 
 
-def latest_seqs(plan: Plan, next_seq: int) -> dict[int, int]:
-    """frame_index -> the highest published seq that shows it: the mask that counts."""
+def latest_seqs(plan: Plan, next_seq: int, kept_from_seq: int = 0) -> dict[int, int]:
+    """frame_index -> the highest published seq that shows it and is still kept: the mask that counts."""
     latest: dict[int, int] = {}
     for segment in plan:
         end = segment.end_seq
         stop = next_seq if end is None else min(end, next_seq)
-        for seq in range(segment.first_seq, stop):
+        for seq in range(max(segment.first_seq, kept_from_seq), stop):
             latest[segment.frame_index(seq)] = seq
     return latest
+
+
+def latest_seq(plan: Plan, next_seq: int, frame: int) -> int | None:
+    """latest_seqs() of one frame, at the cost of the segments and not of the masks; None where it has no mask yet."""
+    for segment in reversed(plan):
+        end = segment.end_seq
+        stop = next_seq if end is None else min(end, next_seq)
+        seq = segment.first_seq + segment.step * (frame - segment.first_frame)
+        if segment.first_seq <= seq < stop:
+            return seq
+    return None
+
+
+def frames_shown(plan: Plan, next_seq: int) -> int:
+    """How many frames have a mask: len(latest_seqs()), likewise."""
+    spans = []
+    for segment in plan:
+        end = segment.end_seq
+        count = (next_seq if end is None else min(end, next_seq)) - segment.first_seq
+        if count > 0:
+            ends = (segment.first_frame, segment.first_frame + segment.step * (count - 1))
+            spans.append((min(ends), max(ends) + 1))
+    shown = reached = 0
+    for first, stop in sorted(spans):
+        shown += max(0, stop - max(first, reached))
+        reached = max(reached, stop)
+    return shown
 
 
 def first_plan(start_frame: int, end_frame: int | None, *, back_from: int | None = None) -> Plan:

@@ -34,7 +34,7 @@ from service.exports import (
 )
 from service.exports.videos import matte_mp4, overlay_mp4
 from service.media.images import ZIP, frame_names
-from service.plan import latest_seqs
+from service.plan import latest_seq, latest_seqs
 from service.schemas import MaskEvent, SessionRecord, SessionState, without_dropped
 from service.sessions import progress
 
@@ -80,11 +80,9 @@ class MaskReader:
 
     def masks(self) -> Iterator[MaskEvent]:
         """The mask that counts of every frame, in frame order. Blocks; call it in a thread."""
-        latest = latest_seqs(self._record.plan, self._record.next_seq)
+        latest = latest_seqs(self._record.plan, self._record.next_seq, self._record.kept_from_seq)
         held: dict[str, list[bytes]] = {}
         for frame_index in sorted(latest):
-            if latest[frame_index] < self._record.kept_from_seq:
-                continue
             event = MaskEvent.model_validate_json(self._line(latest[frame_index], held))
             yield without_dropped(event, self._record.dropped)
 
@@ -215,7 +213,11 @@ async def _kept(services: Services, asked: _Asked, request: Request, headers: di
 async def get_mask(services: ServicesDep, owner: OwnerDep, session_id: str, frame_index: int) -> Response:
     """One frame's newest mask as an indexed PNG; 404 while it is not made yet."""
     record = await find(services, owner, session_id)
-    seq = latest_seqs(record.plan, record.next_seq).get(frame_index)
+    seq = latest_seq(record.plan, record.next_seq, frame_index)
+    if seq is not None and seq < record.kept_from_seq:
+        raise NotFound(
+            f"the mask of frame {frame_index} is no longer kept: a live session keeps {record.spec.keep_s:g} s"
+        )
     if seq is None:
         raise NotFound(f"frame {frame_index} has no mask (yet); the session is {record.state.value}")
     reader = MaskReader(services, record)

@@ -271,6 +271,18 @@ def test_a_reader_ahead_of_the_session_costs_the_others_nothing(
     client.close()
 
 
+def test_a_mask_that_is_no_longer_kept_is_404(api: ApiServer, worker: ScriptedWorker, redis_url: str) -> None:
+    session_id = worker.claim_.session_id
+    worker.publish(0, 5)
+    worker.archive(0, 5)
+    client = redis.Redis.from_url(redis_url)
+    client.hset(Keys(api.settings.redis_prefix).session(session_id), "kept_from_seq", 4)
+    client.lpop(Keys(api.settings.redis_prefix).archive(session_id))
+    client.close()
+    gone = api.http.get(f"/sessions/{session_id}/masks/3.png")
+    assert gone.status_code == 404 and "no longer kept" in gone.json()["detail"]
+
+
 def stalled_sockets(api: ApiServer) -> float:
     (line,) = re.findall(r"^maskstream_sockets_stalled_total (.*)$", api.http.get("/metrics").text, re.MULTILINE)
     return float(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import anyio
@@ -128,6 +129,23 @@ def test_plan_is_a_pure_function() -> None:
         plan.append(steps, [Segment(first_seq=0, first_frame=0)])
     with pytest.raises(plan.PlanError):
         plan.frame_index(closed, 8)
+
+
+def test_facts_of_a_plan_cost_what_its_segments_do() -> None:
+    plan_: plan.Plan = ()
+    rng = random.Random(1)
+    for _ in range(6):
+        step: plan.Step = rng.choice((1, -1))
+        count, first = rng.randrange(6), rng.randrange(6, 12)
+        plan_ = plan.append(plan_, [Segment(first_seq=0, first_frame=first, step=step, count=count)])
+    for next_seq in range(plan.total(plan_) or 0):
+        latest = plan.latest_seqs(plan_, next_seq)
+        assert plan.frames_shown(plan_, next_seq) == len(latest)
+        for frame in range(20):
+            assert plan.latest_seq(plan_, next_seq, frame) == latest.get(frame)
+    endless = first_plan(0, None)
+    assert plan.frames_shown(endless, 10**15) == 10**15
+    assert plan.latest_seq(endless, 10**15, 7) == 7
 
 
 def test_storage_writes_whole_files_and_forgets_all(storage: LocalStorage, tmp_path: Path) -> None:
