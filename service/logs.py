@@ -10,6 +10,17 @@ import structlog
 
 from service.settings import Settings
 
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+_CONTROLS_IN_EVENTS = {code: shown for code, shown in _CONTROLS.items() if chr(code) not in "\n\t"}
+
+
+def _disarm(logger: Any, name: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What clients send must not steer the terminal that shows it; JSON escapes by itself."""
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = value.translate(_CONTROLS_IN_EVENTS if key == "event" else _CONTROLS)
+    return event
+
 
 def configure_logs(settings: Settings, **bound: str) -> None:
     """Send structlog and the standard library's loggers to standard error. Called once, in an entry point.
@@ -23,7 +34,7 @@ def configure_logs(settings: Settings, **bound: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     # The default would print local variables: slow with videos in them, and nobody's business.
-    last: list[Any] = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    last: list[Any] = [_disarm, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     if not console:
         last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(

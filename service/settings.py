@@ -63,7 +63,9 @@ class Settings(BaseSettings):
     max_reference_bytes: PositiveInt = Field(default=64 * MIB, description="All mask and exemplar parts of one form")
     max_field_bytes: PositiveInt = Field(default=1 * MIB, description="One text field of a form")
     max_parts: PositiveInt = Field(default=600, description="Parts of one form")
-    upload_idle_timeout_s: PositiveFloat = Field(default=30.0, description="Longest pause inside a body")
+    upload_idle_timeout_s: PositiveFloat = Field(
+        default=30.0, description="Longest pause inside a body; time for headers"
+    )
     max_concurrent_uploads: PositiveInt = Field(default=32, description="Uploads at once per API process")
     min_free_bytes: int = Field(default=1 * GIB, ge=0, description="Uploads are refused (507) below this much disk")
 

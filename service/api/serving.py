@@ -9,6 +9,7 @@ import socket
 import uvicorn
 from starlette.types import ASGIApp
 
+from service.api.http_protocol import protocol
 from service.errors import Unavailable
 from service.settings import Settings
 from service.startup import build_services, check_storage, open_storage
@@ -24,6 +25,7 @@ def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         app,
         host=settings.host,
         port=settings.port,
+        http=protocol(settings.upload_idle_timeout_s),
         loop="asyncio",  # uvloop cannot start child processes outside the main thread
         ws="websockets-sansio",
         ws_max_size=settings.max_live_frame_bytes,

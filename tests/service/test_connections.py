@@ -66,3 +66,45 @@ def test_a_reader_that_takes_nothing_is_rid_of(api: ApiServer, tmp_path: Path) -
             worker.publish(first, first + 99)
         assert connections(api.port) == 1
         until_none(api.port)
+
+
+_HALF, _WHOLE = b"GET /healthz HTTP/1.1\r\nHost: lo", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize(("before", "sent"), [(b"", b""), (b"", _HALF), (_WHOLE, _HALF)])
+def test_a_request_that_does_not_come_is_not_waited_for(api: ApiServer, before: bytes, sent: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", api.port)) as client:
+        client.settimeout(10)
+        if before:
+            client.sendall(before)
+            assert b" 200 " in client.recv(4096)
+        started = time.monotonic()
+        client.sendall(sent)
+        while client.recv(4096):
+            pass
+    assert time.monotonic() - started >= 0.3
+
+
+def test_dribbling_does_not_help(api: ApiServer) -> None:
+    with socket.create_connection(("127.0.0.1", api.port)) as client, pytest.raises(OSError):
+        for letter in b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 100:
+            client.sendall(bytes([letter]))
+            time.sleep(0.1)
+
+
+def test_headers_without_an_end_are_refused(api: ApiServer) -> None:
+    with socket.create_connection(("127.0.0.1", api.port)) as client:
+        client.settimeout(10)
+        client.sendall(b"GET /healthz HTTP/1.1\r\nX: ")
+        with pytest.raises(OSError):  # closed while we are still sending
+            for _ in range(400):
+                client.sendall(b"x" * 100_000)
+
+
+def test_made_up_methods_make_no_metrics(api: ApiServer) -> None:
+    for method in ("BREW", "WHEN"):
+        with socket.create_connection(("127.0.0.1", api.port)) as client:
+            client.sendall(f"{method} /sessions HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            assert b" 405 " in client.recv(4096)
+    text = api.http.get("/metrics").text
+    assert 'method="other"' in text and "BREW" not in text and "WHEN" not in text
