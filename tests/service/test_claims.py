@@ -17,8 +17,8 @@ pytestmark = pytest.mark.anyio
 _LIMITS = Limits(queue_length=1000, sessions_per_owner=1000)
 
 
-def sized(device_bytes: int, **changes: object) -> SessionRecord:
-    record = make_record(**changes)
+def sized(device_bytes: int, schema_version: int = SCHEMA_VERSION) -> SessionRecord:
+    record = make_record(schema_version=schema_version)
     return record.model_copy(update={"spec": record.spec.model_copy(update={"device_bytes": device_bytes})})
 
 
