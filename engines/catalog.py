@@ -97,7 +97,7 @@ def _aot(name: str, trunk: str, layers: int, *, starter: str | None = None) -> E
     return EngineInfo(
         name=name,
         family="aot",
-        summary=f"{'DeAOT' if gated else 'AOT'} on {trunk}, {layers} layer{'s' if layers > 1 else ''}",
+        summary=f"{'DeAOT' if gated else 'AOT'} on {trunk}, {layers} layer{'s' if layers > 1 else ''}.",
         token_bytes=layers * (128 + 1024 if gated else 256 + 256) * 4,
         starter=starter,
         weights_licence="BSD-3-Clause",

@@ -159,6 +159,34 @@ def test_mask_files_keep_their_ids(page: Any, indexed: bool) -> None:
     assert np.array_equal(np.array(read).reshape(6, 9), labels)
 
 
+def test_mask_files_that_mark_nothing_are_refused_and_a_second_one_replaces_the_first(page: Any) -> None:
+    from service.masks import encode_png
+
+    deep = io.BytesIO()
+    Image.fromarray(np.full((6, 9), 300, np.uint16)).save(deep, "PNG")
+    script = """async (files) => {
+        const {readLabelPng} = await import("/js/label_png.js");
+        const read = (bytes) => readLabelPng(new File([Uint8Array.from(bytes)], "x")).catch(({title}) => title);
+        return Promise.all(files.map(read));
+    }"""
+    files = [list(data) for data in (b"no picture", deep.getvalue(), encode_png(np.zeros((6, 9), np.uint8)))]
+    assert page.evaluate(script, files) == [
+        "The mask is no PNG file",
+        "The mask has 16 bits per pixel",
+        "The mask holds no object",
+    ]
+    script = """async () => {
+        const {Marks} = await import("/js/marks.js");
+        const marks = new Marks();
+        marks.size = {width: 3, height: 3};
+        marks.setLabelMap(0, [1, 1, 3]);
+        marks.setBox(0, 2, {x: 0, y: 0}, {x: 3, y: 3});
+        marks.setLabelMap(0, [0, 2, 2]);
+        return [1, 2, 3].map((id) => marks.marksOf(id).map(({kind}) => kind));
+    }"""
+    assert page.evaluate(script) == [[], ["mask"], []]
+
+
 @pytest.mark.parametrize(("seconds", "words"), [(7.4, "7 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")])
 def test_spans_are_spelled_for_people(page: Any, seconds: float, words: str) -> None:
     assert page.evaluate("async (s) => (await import('/js/spelling.js')).spell(s)", seconds) == words

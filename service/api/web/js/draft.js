@@ -26,7 +26,7 @@ export class Draft {
     workspace.stage.enabled = visible;
     $("stage").classList.toggle("blind", !visible);
     workspace.note(visible ? "Mark the objects, here or on any other frame." : "This browser cannot show the file; the server may "
-      + "still read it. Load a mask PNG, describe the objects in words, or have them found.");
+      + "still read it. Load a mask PNG, describe the objects in words, or have them found; once it runs, every frame is shown and can be corrected.");
     workspace.frameShown(0);
     workspace.changed();
   }

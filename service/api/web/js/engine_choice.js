@@ -35,7 +35,7 @@ export class EngineChoice {
   describe() {
     const engine = this.engines.find((each) => each.name === this.name);
     const waiting = engine?.queue_length ? ` ${engine.queue_length} waiting.` : "";
-    $("engine-note").textContent = engine ? `${engine.summary}.${waiting}` : "";
+    $("engine-note").textContent = engine ? `${engine.summary}${waiting}` : "";
   }
 }
 

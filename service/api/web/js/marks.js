@@ -166,10 +166,12 @@ export class Marks {
   setLabelMap(frameIndex, labelMap, names = {}) {
     const frame = this.at(frameIndex);
     frame.labelMap = Uint8Array.from(labelMap);
+    frame.painted.clear();
     for (const id of [...new Set(labelMap)].sort((a, b) => a - b)) {
       if (id === 0 || id === 255) continue;
       this.addObject({ id });
       if (names[id]) this.object(id).name = names[id];
+      unmark(frame, id, { keepPixels: true });
       frame.painted.add(id);
     }
   }
