@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.client.errors import ApiError, ClientError
-from service.client.wire import MaskFrame, MaskInput, png
+from service.client.arrays import mask_png, png, rgb_frame
+from service.client.errors import ApiError
+from service.client.wire import PICTURES, MaskFrame, MaskInput
 
 Picture = NDArray[np.uint8] | bytes
 Policy = Literal["all", "latest"]
@@ -145,8 +146,7 @@ class LiveTalk:
 
 def encode(image: NDArray[np.uint8], quality: int | None) -> bytes:
     """[H, W, 3] uint8 RGB as JPEG, or as PNG where quality is None."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ClientError(f"a frame must be [H, W, 3] uint8 RGB, not {list(image.shape)} {image.dtype}")
+    rgb_frame(image)
     if quality is None:
         return png(image)
     out = io.BytesIO()
@@ -157,9 +157,11 @@ def encode(image: NDArray[np.uint8], quality: int | None) -> bytes:
 def _references(masks: MaskInput | Sequence[MaskInput] | None, others: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of `open` and `frame`; files as base64."""
     fields = {name: value for name, value in others.items() if value is not None}
+    fields |= fields.pop("files", {})
     for name, value in fields.items():
-        if isinstance(value, bytes | Path):
-            fields[name] = _base64(value)
+        if name in PICTURES or isinstance(value, bytes | Path | np.ndarray):
+            several = value if isinstance(value, list | tuple) else [value]
+            fields[name] = [_base64(each) for each in several] if name in PICTURES else _base64(value)
     if masks is not None:
         each: Sequence[Any] = masks if isinstance(masks, list | tuple) else [masks]
         fields["mask"] = [_base64(mask) for mask in each]
@@ -167,8 +169,8 @@ def _references(masks: MaskInput | Sequence[MaskInput] | None, others: Mapping[s
 
 
 def _base64(mask: MaskInput) -> str:
-    if isinstance(mask, np.ndarray):
-        data = png(mask.astype(np.uint8))
+    if isinstance(mask, bytes):
+        data = mask
     else:
-        data = mask if isinstance(mask, bytes) else Path(mask).read_bytes()
+        data = Path(mask).read_bytes() if isinstance(mask, str | Path) else mask_png(mask)
     return base64.b64encode(data).decode()

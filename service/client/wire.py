@@ -13,8 +13,8 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from service.client.arrays import mask_png, png, rgb_frame
 from service.client.errors import ApiError, ClientError, SessionCancelled, SessionFailed
 
 LabelMap = NDArray[np.uint8]
@@ -24,7 +24,8 @@ FormPart = tuple[str, tuple[str, IO[bytes] | bytes, str]]
 Direction = Literal["forward", "backward", "both"]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
-_PICTURES = ("exemplar", "exemplar_mask")
+PICTURES = ("exemplar", "exemplar_mask")
+_PLACES = ("box", "point")
 FINAL_STATES = frozenset({"completed", "failed", "cancelled"})
 
 
@@ -165,8 +166,11 @@ def auth_headers(api_key: str | None) -> dict[str, str]:
 
 
 def form_fields(options: Mapping[str, object]) -> dict[str, str | list[str]]:
-    """Plain form fields: None is left out, a list of strings is a repeated field, other structures go as JSON."""
-    return {name: _field(value) for name, value in options.items() if value is not None}
+    """Plain form fields: None is left out, a list of strings is a repeated field, other structures go as JSON.
+
+    box, point: `"x,y,…"` or numbers; one, or a list of them.
+    """
+    return {name: _field(name, value) for name, value in options.items() if value is not None}
 
 
 def field_parts(options: Mapping[str, object]) -> list[tuple[str, tuple[None, str]]]:
@@ -175,12 +179,15 @@ def field_parts(options: Mapping[str, object]) -> list[tuple[str, tuple[None, st
     return [(name, (None, text)) for name, value in found for text in ([value] if isinstance(value, str) else value)]
 
 
-def _field(value: object) -> str | list[str]:
+def _field(name: str, value: object) -> str | list[str]:
     if isinstance(value, str):
         return value
-    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-        return [str(item) for item in value]
-    return json.dumps(value)
+    each = list(value) if isinstance(value, list | tuple) else []
+    if name in _PLACES and all(isinstance(item, list | tuple) for item in each):
+        return [json.dumps(item, default=float) for item in each]
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in each):
+        return [str(item) for item in each]
+    return json.dumps(value, default=float)  # numpy's numbers
 
 
 def form_files(video: VideoInput, masks: MaskInput | Sequence[MaskInput] | None) -> list[FormPart]:
@@ -203,7 +210,7 @@ def picture_files(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[Form
     """
     fields = dict(options)
     named: list[tuple[str, Any]] = []
-    for name in _PICTURES:
+    for name in PICTURES:
         value = fields.pop(name, None)
         several = value if isinstance(value, list | tuple) else [] if value is None else [value]
         named += [(name, each) for each in several]
@@ -241,10 +248,12 @@ def _zip_folder(folder: Path) -> bytes:
 
 
 def _zip_frames(frames: Iterable[NDArray[np.uint8]]) -> bytes:
-    buffer = io.BytesIO()
+    buffer, count = io.BytesIO(), 0
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for index, frame in enumerate(frames):
-            archive.writestr(f"{index:05d}.png", png(frame))
+        for count, frame in enumerate(frames, 1):
+            archive.writestr(f"{count - 1:05d}.png", png(rgb_frame(frame)))
+    if not count:
+        raise ClientError("no frames were given: the iterable was empty")
     return buffer.getvalue()
 
 
@@ -253,14 +262,7 @@ def _mask_part(mask: MaskInput, index: int) -> tuple[str, IO[bytes] | bytes, str
         return (f"mask{index}.png", mask, "image/png")
     if isinstance(mask, str | Path):
         return (Path(mask).name, Path(mask).open("rb"), "image/png")
-    return (f"mask{index}.png", png(mask.astype(np.uint8)), "image/png")
-
-
-def png(array: NDArray[np.uint8]) -> bytes:
-    """A picture without loss, quickly rather than smallest."""
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    return (f"mask{index}.png", mask_png(mask), "image/png")
 
 
 def _mask_frame(document: Mapping[str, Any]) -> MaskFrame:

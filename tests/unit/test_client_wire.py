@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import ssl
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import numpy as np
@@ -15,6 +17,7 @@ from PIL import Image
 
 from service.client import ApiError, Client, ClientError, SessionCancelled, SessionFailed, wire
 from service.client.errors import ConnectionLost
+from service.client.live import LiveTalk
 from service.client.retry import Patience
 from service.client.tls import tls_context
 from service.masks import encode_objects
@@ -80,6 +83,54 @@ def test_form_fields() -> None:
         {"engine": "deaot-t", "text": ["a dog", "a cat"], "memory": {"kind": "window"}, "box": None}
     )
     assert fields == {"engine": "deaot-t", "text": ["a dog", "a cat"], "memory": '{"kind": "window"}'}
+
+
+def test_places_may_be_numbers() -> None:
+    assert wire.form_fields({"box": (1, 2, 3, 4), "point": [np.float32(5), 6]}) == {
+        "box": "[1, 2, 3, 4]",
+        "point": "[5.0, 6]",
+    }
+    several = wire.form_fields({"box": [(1, 2, 3, 4), [5, 6, 7, 8]], "point": ["1,2", "3,4"]})
+    assert several == {"box": ["[1, 2, 3, 4]", "[5, 6, 7, 8]"], "point": ["1,2", "3,4"]}
+
+
+@pytest.mark.parametrize(
+    ("mask", "says"),
+    [
+        (np.full((4, 6), 300), "not 300 to 300"),
+        (np.full((4, 6), -1), "not -1 to -1"),
+        (np.full((4, 6), 0.7), "p > 0.5"),
+        (np.zeros((0, 6)), r"not ndarray \[0, 6\]"),
+        ({"mask": 1}, "a mask is a path, an encoded PNG"),
+    ],
+)
+def test_a_mask_whose_values_would_be_changed_is_refused(mask: Any, says: str) -> None:
+    with pytest.raises(ClientError, match=says):
+        wire.mask_files(mask)
+
+
+@pytest.mark.parametrize("mask", [np.ones((2, 3), bool), np.ones((2, 3), np.int64), np.ones((2, 3)), [[1, 1, 1]] * 2])
+def test_a_mask_of_any_type_keeps_its_values(mask: Any) -> None:
+    ((_, (_, data, _)),) = wire.mask_files([mask])
+    assert isinstance(data, bytes)
+    with Image.open(io.BytesIO(data)) as image:
+        assert np.asarray(image).tolist() == [[1, 1, 1]] * 2
+
+
+def test_a_live_session_opens_with_pictures_given_as_for_an_upload() -> None:
+    picture, mark = np.zeros((2, 3, 3), np.uint8), np.ones((2, 3), np.uint8)
+    references = {"exemplar": picture, "exemplar_mask": mark, "files": {"mask_0": mark}, "box": [(1, 2, 3, 4)]}
+    talk = LiveTalk(mark, policy="all", window=4, quality=None, options=references)
+    opening = json.loads(talk.opening())
+    assert [len(opening[name]) for name in ("mask", "exemplar", "exemplar_mask")] == [1, 1, 1]
+    assert base64.b64decode(opening["mask_0"]) == base64.b64decode(opening["mask"][0])
+    assert opening["box"] == [[1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize("frames", [[], [None], [np.zeros((4, 6, 3))], [np.zeros((4, 6, 4), np.uint8)]])
+def test_what_is_no_frame_is_refused(frames: Any) -> None:
+    with pytest.raises(ClientError, match=r"no frames were given|a frame must be \[H, W, 3\] uint8 RGB, not"):
+        wire.form_files(frames, None)
 
 
 def test_frames_and_masks_survive_as_files() -> None:
