@@ -8,13 +8,15 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
+from redis.exceptions import RedisError
 
 from service.admission import device_bytes
+from service.api.acceptance import Accepted, too_many, write_down
 from service.api.added_references import store_files
 from service.api.budgets import require_budget
 from service.api.options import Options, read_options
@@ -23,34 +25,20 @@ from service.api.references import Intake, parse
 from service.api.services import Services
 from service.api.upload import Form, FormReader
 from service.errors import (
-    Conflict,
     DoesNotFit,
     InvalidInput,
     StorageFull,
-    TooManyRequests,
     UnreadableVideo,
 )
 from service.media.reader import VideoInfo as ProbedVideo
 from service.media.reader import scaled_size
-from service.metrics import SESSIONS_ACCEPTED, UPLOAD_BYTES
 from service.plan import Plan, first_plan
 from service.redis_keys import new_session_id
 from service.schemas import Reference, SessionRecord, SessionSpec, VideoInfo
-from service.session_file import write_session_file
-from service.sessions import Idempotency, Limits
-from service.settings import MIB, Settings
+from service.settings import MIB
 from service.storage import INPUT, Storage
 
 VIDEO_FILE = f"{INPUT}/video"
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """A session that exists. known: an earlier request with the same Idempotency-Key had made it."""
-
-    record: SessionRecord
-    notes: tuple[str, ...]
-    known: bool = False
 
 
 async def accept_upload(
@@ -77,16 +65,18 @@ async def accept_upload(
         finally:
             await anyio.to_thread.run_sync(writer.abort)
         draft = await _draft(services, session_id, owner, form, options, intake)
-        result = await write_down(services, *draft, form, idempotency_key)
-        if not result.known:
-            keep()
-            result = replace(result, notes=(*result.notes, *await _unserved(services, result.record.spec.engine)))
+        result = await write_down(services, *draft, form, idempotency_key, keep)
+    if not result.known:
+        result = replace(result, notes=(*result.notes, *await _unserved(services, result.record.spec.engine)))
     return result
 
 
 async def _unserved(services: Services, engine: str) -> tuple[str, ...]:
     """A note for the client whose session nobody can work on yet."""
-    served = sorted({name for worker in await services.store.workers() for name in worker.engines})
+    try:
+        served = sorted({name for worker in await services.store.workers() for name in worker.engines})
+    except RedisError:
+        return ()  # the session is accepted; this was courtesy
     if engine in served:
         return ()
     others = f"served now: {', '.join(served)}" if served else "no worker is connected at all"
@@ -128,7 +118,7 @@ async def check_room(services: Services, owner: str) -> None:
     await require_disk(services)
     active = int(await services.redis.scard(services.keys.owner_active(owner)))
     if active >= settings.max_sessions_per_key:
-        raise _too_many(settings, active)
+        raise too_many(settings, active)
 
 
 async def require_disk(services: Services) -> None:
@@ -233,39 +223,4 @@ def _stored(video: ProbedVideo, form: Form) -> VideoInfo:
         container=video.container,
         codec=video.codec,
         size_bytes=form.video_bytes or 0,
-    )
-
-
-async def write_down(
-    services: Services, record: SessionRecord, read: ReadReferences, form: Form, idempotency_key: str | None
-) -> Accepted:
-    """session.json, then record and job in one script."""
-    await anyio.to_thread.run_sync(write_session_file, services.storage, record)
-    settings = services.settings
-    limits = Limits(settings.max_queue_length, settings.max_sessions_per_key, settings.idempotency_ttl_s)
-    idempotency = Idempotency(idempotency_key, form.digest) if idempotency_key else None
-    with anyio.CancelScope(shield=True):  # once asked for, the answer decides whether the files stay
-        made = await services.store.create(record, limits, idempotency)
-    if made.status == "queue_full":
-        raise TooManyRequests(
-            f"{made.count} sessions wait already; try again later", retry_after_s=settings.retry_after_s
-        )
-    if made.status == "too_many":
-        raise _too_many(settings, made.count)
-    if made.status == "conflict":
-        raise Conflict("this Idempotency-Key was used for another upload; use a new key for a new session")
-    if made.status == "known":
-        known = await services.store.get(made.session_id)
-        if known is None:
-            raise Conflict("the session that this Idempotency-Key made was deleted; use a new key")
-        return Accepted(known, (), known=True)
-    SESSIONS_ACCEPTED.labels(record.spec.engine).inc()
-    UPLOAD_BYTES.inc(form.video_bytes or 0)
-    return Accepted(await services.store.get(record.id) or record, read.notes)
-
-
-def _too_many(settings: Settings, count: int) -> TooManyRequests:
-    return TooManyRequests(
-        f"{count} of your sessions are unfinished, the most allowed; wait for one or cancel one",
-        retry_after_s=settings.retry_after_s,
     )

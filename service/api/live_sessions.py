@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.admission import device_bytes
+from service.api.acceptance import write_down
 from service.api.added_references import parse_added, read_added, read_apart, store_files
 from service.api.budgets import require_budget
-from service.api.intake import check_fit, check_room, new_folder, write_down
+from service.api.intake import check_fit, check_room, new_folder
 from service.api.live_messages import Open, form_of
 from service.api.options import Options, read_options
 from service.api.reference_reader import ReadReferences
@@ -83,8 +84,7 @@ async def make_session(
     await check_fit(services, record.spec)
     async with new_folder(services.storage, opening.session_id) as (_, keep):
         await store_files(services, record.id, read)
-        await write_down(services, record, read, form, None)
-        keep()
+        await write_down(services, record, read, form, None, keep)
     return as_requested(read)
 
 
