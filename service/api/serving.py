@@ -10,6 +10,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from service.api.http_protocol import protocol
+from service.api.socket_protocol import PatientProtocol
 from service.errors import Unavailable
 from service.settings import Settings
 from service.startup import build_services, check_storage, open_storage
@@ -27,7 +28,7 @@ def uvicorn_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         port=settings.port,
         http=protocol(settings.upload_idle_timeout_s),
         loop="asyncio",  # uvloop cannot start child processes outside the main thread
-        ws="websockets-sansio",
+        ws=PatientProtocol,
         ws_max_size=settings.max_live_frame_bytes,
         ws_per_message_deflate=False,
         ws_ping_interval=20.0,

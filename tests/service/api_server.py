@@ -56,9 +56,12 @@ class ApiServer:
 
 
 @contextmanager
-def running_api(settings: Settings) -> Iterator[ApiServer]:
-    """Start the API, give its address, stop it as SIGTERM would."""
-    server = uvicorn.Server(uvicorn_config(create_app(settings), settings))
+def running_api(settings: Settings, ping_s: float | None = None) -> Iterator[ApiServer]:
+    """Start the API, give its address, stop it as SIGTERM would. ping_s: pause between pings, and patience for each."""
+    config = uvicorn_config(create_app(settings), settings)
+    if ping_s is not None:
+        config.ws_ping_interval = config.ws_ping_timeout = ping_s
+    server = uvicorn.Server(config)
     listening = listen(settings)
     port = listening.getsockname()[1]
     thread = threading.Thread(target=server.run, args=([listening],), name="api", daemon=True)

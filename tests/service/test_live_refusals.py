@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import socket
+import threading
 import time
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from service.redis_keys import Keys
 from service.settings import Settings
-from tests.service.api_server import ApiServer, running_api
+from tests.service.api_server import ApiServer, running_api, running_worker
 from tests.service.live_client import live, mask_text, picture
 
 OPEN = {"engine": "fake", "mask": mask_text()}
@@ -123,6 +127,41 @@ def test_a_full_input_stops_the_reading_and_loses_nothing(api: ApiServer) -> Non
     with live(api) as client:
         held = client.open(session_id=session_id)["next_frame_index"]
     assert 1 <= held <= 100_000 // len(picture(0)), "no more than the limit holds"
+
+
+def test_who_waits_for_us_is_not_called_dead(redis_url: str, tmp_path: Path, keys: Keys) -> None:
+    """While nothing is read, the client's pongs stand behind its frames."""
+    settings = Settings(
+        redis_url=redis_url,
+        redis_prefix=keys.prefix,
+        data_dir=tmp_path,
+        port=0,
+        min_free_bytes=0,
+        live_input_bytes=20_000,
+        engines=("fake",),
+    )
+    with running_api(settings, ping_s=0.2) as api, live(api) as client:
+        client.open(**OPEN)
+        sender = threading.Thread(target=client.frames, args=(0, 19))
+        sender.start()
+        time.sleep(1.5)
+        with running_worker(settings):
+            assert [mask["seq"] for mask in client.masks(20)] == list(range(20))
+        sender.join()
+
+
+def test_who_is_silent_is_called_dead(redis_url: str, tmp_path: Path, keys: Keys) -> None:
+    settings = Settings(redis_url=redis_url, redis_prefix=keys.prefix, data_dir=tmp_path, port=0, min_free_bytes=0)
+    with running_api(settings, ping_s=0.2) as api, socket.create_connection(("127.0.0.1", api.port)) as client:
+        client.settimeout(10)
+        client.sendall(
+            b"GET /live HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        received = b""
+        while data := client.recv(4096):
+            received += data
+        assert b"keepalive ping timeout" in received
 
 
 def test_the_newest_connection_has_the_session(api: ApiServer) -> None:
