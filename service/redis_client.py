@@ -13,8 +13,10 @@ from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
+from service.errors import Unavailable
 from service.redis_keys import Keys
 
+_SCHEMES = ("redis://", "rediss://", "unix://")
 BLOCK_MS = 1_000
 """Longest blocking read; well under the socket time-out, which redis-py would otherwise raise at."""
 SOCKET_TIMEOUT_S = 10.0
@@ -50,7 +52,12 @@ _SCRIPTS = (
 
 
 def connect(url: str) -> Redis:
-    """A client with time-outs below which every blocking read stays, and few quick retries of a lost connection."""
+    """A client with time-outs below which every blocking read stays, and few quick retries of a lost connection.
+
+    Raises Unavailable for an address that is none.
+    """
+    if not url.startswith(_SCHEMES):
+        raise Unavailable("MASKSTREAM_REDIS_URL begins with redis://, rediss:// or unix://, as in redis://HOST:6379/0")
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=MAX_CONNECTIONS,

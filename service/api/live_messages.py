@@ -71,7 +71,10 @@ _KINDS: dict[str, type[ClientMessage]] = {"open": Open, "frame": FrameNote, "ack
 
 def read_message(text: str) -> ClientMessage:
     """One text message. Raises MalformedRequest, InvalidInput."""
-    document = parse_json("the message", text)
+    try:
+        document = parse_json("the message", text)
+    except InvalidInput as error:
+        raise MalformedRequest(error.detail) from error
     kind = document.get("type") if isinstance(document, dict) else None
     model = _KINDS.get(kind) if isinstance(kind, str) else None
     if model is None:

@@ -155,7 +155,7 @@ def sessions(url: Url = DEFAULT_URL, key: Key = None, as_json: Json = False) -> 
 @contextmanager
 def _client(url: str, key: str | None) -> Iterator[Client]:
     """A client whose errors end the command with one line and the right exit code."""
-    from service.client import Client, ClientError, ConnectionLost, SessionCancelled, SessionFailed
+    from service.client import ApiError, Client, ClientError, ConnectionLost, SessionCancelled, SessionFailed
 
     try:
         with Client(url, api_key=key) as client:
@@ -165,7 +165,9 @@ def _client(url: str, key: str | None) -> Iterator[Client]:
     except (SessionFailed, SessionCancelled) as error:
         raise _stop(str(error), EXIT_SESSION) from error
     except ClientError as error:
-        raise _stop(str(error), EXIT_REFUSED) from error
+        keyless = isinstance(error, ApiError) and error.status == 401
+        hint = ". Here: --key KEY, or MASKSTREAM_API_KEY in the environment" if keyless else ""
+        raise _stop(f"{error}{hint}", EXIT_REFUSED) from error
 
 
 def _stop(message: str, code: int) -> typer.Exit:

@@ -161,7 +161,9 @@ def _socket_url(base_url: str, path: str, query: str = "") -> str:
 
 
 def auth_headers(api_key: str | None) -> dict[str, str]:
-    """Headers that carry the key."""
+    """Headers that carry the key. Raises ClientError for one that no header can carry."""
+    if api_key and not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
+        raise ClientError("the API key holds spaces, line ends or letters outside ASCII; paste it again, without them")
     return {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
 

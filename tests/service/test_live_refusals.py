@@ -49,7 +49,7 @@ def nothing_left(api: ApiServer) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("message", "code", "words"),
     [
-        ("{", 4422, "not valid JSON"),
+        ("{", 4400, "not valid JSON"),
         ("[]", 4400, "`type` is one of"),
         ('{"type":"frame"}', 4400, "first message"),
         ('{"type":"open","engine":"nothing"}', 4422, "no engine is called"),

@@ -85,6 +85,12 @@ def test_form_fields() -> None:
     assert fields == {"engine": "deaot-t", "text": ["a dog", "a cat"], "memory": '{"kind": "window"}'}
 
 
+@pytest.mark.parametrize("key", ["abc\n", "a b", "schlüssel"])
+def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
+    with pytest.raises(ClientError, match="the API key holds spaces, line ends"):
+        Client(api_key=key)
+
+
 def test_places_may_be_numbers() -> None:
     assert wire.form_fields({"box": (1, 2, 3, 4), "point": [np.float32(5), 6]}) == {
         "box": "[1, 2, 3, 4]",

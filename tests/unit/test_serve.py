@@ -14,7 +14,7 @@ from engines.registry import resolve_device
 from service.cli.app import app
 from service.cli.serve import worker_commands
 from service.embedded import EmbeddedRedis
-from service.errors import InvalidInput
+from service.errors import InvalidInput, Unavailable
 from service.settings import Settings
 from service.startup import check_engines
 from service.supervisor import Supervisor
@@ -48,6 +48,16 @@ def test_an_engine_that_nobody_can_serve_is_refused_at_the_start(tmp_path: Path)
             check_engines(settings)
     said = CliRunner().invoke(app, ["serve", "--engine", "nope", "--data-dir", str(tmp_path)])
     assert isinstance(said.exception, InvalidInput)
+
+
+def test_keys_of_a_service_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = tmp_path / "mistyped"
+    said = CliRunner().invoke(app, ["keys", "list", "--data-dir", str(nowhere)])
+    assert f"there is no data folder {nowhere}" in str(said.exception) and not nowhere.exists()
+    for url, reason in (("localhost:6379", "begins with redis://"), ("redis://127.0.0.1:1", "Redis cannot be reached")):
+        monkeypatch.setenv("MASKSTREAM_REDIS_URL", url)
+        said = CliRunner().invoke(app, ["keys", "list"])
+        assert isinstance(said.exception, Unavailable) and reason in str(said.exception)
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
