@@ -15,11 +15,13 @@ from engines.errors import EngineError
 from service.errors import MaskstreamError
 from service.settings import Settings
 from service.startup import open_storage
+from service.worker.allocator import keep_freed_memory
 from service.worker.loop import Worker
 
 
 def run_worker(settings: Settings, *, burst: bool = False) -> None:
     """Work until SIGTERM or SIGINT; burst: until no session waits. Raises Unavailable."""
+    keep_freed_memory()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     worker = Worker(settings, open_storage(settings))
