@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import structlog
 
-from service.settings import Settings
+from service.settings import Settings, mistyped_variables
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 _CONTROLS_IN_EVENTS = {code: shown for code, shown in _CONTROLS.items() if chr(code) not in "\n\t"}
@@ -54,3 +55,9 @@ def configure_logs(settings: Settings, **bound: str) -> None:
     for chatty in ("uvicorn.access", "websockets", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.contextvars.bind_contextvars(**bound)
+
+
+def warn_of_mistyped(environment: Iterable[str]) -> None:
+    """Log variables that are nearly called like a setting, and so set nothing."""
+    for name, meant in mistyped_variables(environment):
+        structlog.get_logger().warning("this variable sets nothing", variable=name, meant=meant)

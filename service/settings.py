@@ -6,12 +6,16 @@ the environment later. What it does not know: Redis commands, routes, engines.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+_READ_ELSEWHERE = ("MASKSTREAM_URL", "MASKSTREAM_WEIGHTS_DIR")
+_ALIKE = 0.9
 GIB = 1024**3
 MIB = 1024**2
 
@@ -165,3 +169,16 @@ class Settings(BaseSettings):
                 shown = ",".join(value) if isinstance(value, tuple) else str(value)
                 values[f"MASKSTREAM_{name.upper()}"] = shown
         return values
+
+
+def mistyped_variables(environment: Iterable[str]) -> list[tuple[str, str]]:
+    """(variable, the setting that is nearly called so): what nothing reads would be missed for long.
+
+    Variables that resemble none are somebody else's; Kubernetes makes such ones of the names of services.
+    """
+    known = [f"MASKSTREAM_{name.upper()}" for name in Settings.model_fields]
+    found = []
+    for name in sorted(set(environment) - {*known, *_READ_ELSEWHERE}):
+        if name.startswith("MASKSTREAM_") and (near := get_close_matches(name, known, 1, _ALIKE)):
+            found.append((name, near[0]))
+    return found

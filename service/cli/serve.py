@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,10 +53,11 @@ def serve(
 def api(host: Host = None, port: Port = None, data_dir: DataDir = None) -> None:
     """Run the API alone; needs MASKSTREAM_REDIS_URL, and the data folder or bucket of the workers."""
     from service.api.serving import run_api
-    from service.logs import configure_logs
+    from service.logs import configure_logs, warn_of_mistyped
 
     settings = read_settings(host=host, port=port, data_dir=data_dir)
     configure_logs(settings, component="api")
+    warn_of_mistyped(os.environ)
     run_api(settings)
 
 
@@ -66,10 +68,11 @@ def worker(
     burst: Annotated[bool, typer.Option("--burst", help="Stop when no session waits.")] = False,
 ) -> None:
     """Run a worker, or one on each device (`--device all`); needs MASKSTREAM_REDIS_URL, and a data folder or bucket."""
-    from service.logs import configure_logs
+    from service.logs import configure_logs, warn_of_mistyped
 
     settings = read_settings(data_dir=data_dir, engines=engine and tuple(engine), device=device)
     configure_logs(settings, component="worker")
+    warn_of_mistyped(os.environ)
     _require_torch()
     if settings.device == "all":
         sys.exit(_worker_per_device(settings))

@@ -6,7 +6,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from service.errors import MaskstreamError, TooManyRequests, problem
-from service.settings import Settings
+from service.settings import Settings, mistyped_variables
 
 
 def test_environment_is_read_and_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,6 +24,22 @@ def test_a_child_process_gets_the_same_settings(monkeypatch: pytest.MonkeyPatch)
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
     assert Settings() == settings
+
+
+def test_a_mistyped_variable_is_told_from_somebody_elses() -> None:
+    of_kubernetes = ["MASKSTREAM_API_PORT", "MASKSTREAM_API_SERVICE_HOST", "MASKSTREAM_REDIS_PORT"]
+    names = [
+        "MASKSTREAM_SESION_TTL_S",
+        "MASKSTREAM_ENGINE",
+        "MASKSTREAM_PORT",
+        "MASKSTREAM_URL",
+        "HOME",
+        *of_kubernetes,
+    ]
+    assert mistyped_variables(names) == [
+        ("MASKSTREAM_ENGINE", "MASKSTREAM_ENGINES"),
+        ("MASKSTREAM_SESION_TTL_S", "MASKSTREAM_SESSION_TTL_S"),
+    ]
 
 
 def test_every_setting_is_described() -> None:
