@@ -13,13 +13,16 @@ from service.schemas import ArchiveRecord, Problem, SessionRecord, SessionState
 from service.session_file import SessionFile
 from service.storage import StoredFile
 
+_FORGOTTEN_EPOCHS = 1000
+"""More than Redis can have given since session.json was written: whoever holds one of them holds nothing any more."""
 _ARCHIVE_FILE = re.compile(r"archive/(\d+)-(\d+)-(\d+)\.jsonl")
 
 
 def recovered(file: SessionFile, stored: Iterable[StoredFile], now: float) -> SessionFile:
     """The session as it can be put back. stored: the files in its folder; now: seconds since 1970."""
+    epoch = file.session.epoch + _FORGOTTEN_EPOCHS
     if file.session.state.final:
-        return file
+        return file.model_copy(update={"session": file.session.model_copy(update={"epoch": epoch})})
     live = file.session.spec.live
     archives = newest_chain(stored) if live else chain(stored)
     kept_from = archives[0].first if archives else 0
@@ -28,6 +31,7 @@ def recovered(file: SessionFile, stored: Iterable[StoredFile], now: float) -> Se
         "state": SessionState.FAILED,
         "error": _lost(next_seq - kept_from, live),
         "worker": "",
+        "epoch": epoch,
         "snapshot": None,
         "next_seq": next_seq,
         "archived_seq": next_seq,

@@ -21,10 +21,10 @@ from service.mask_stream import MaskStream, SequenceGap
 from service.metrics import ORPHANS_REMOVED, SESSIONS_EXPIRED
 from service.recovery import recovered
 from service.schemas import SessionRecord, SessionState
-from service.session_file import read_session_file
+from service.session_file import read_session_file, write_session_file
 from service.sessions import SessionStore
 from service.settings import Settings
-from service.storage import ARCHIVE, EXPORTS, SNAPSHOTS, Storage, StoredFile
+from service.storage import ARCHIVE, EXPORTS, SESSION_FILE, SNAPSHOTS, Storage, StoredFile
 
 _UPLOAD_GRACE_S = 60.0
 """An upload's session.json is written moments before Redis is told; only older ones can have been lost."""
@@ -91,7 +91,11 @@ class Janitor:
         if record.state is SessionState.IDLE and (record.last_frame_at or 0.0) < now - self._settings.live_gone_s:
             await self._live.end(record.id)
             _log.info("live session ends: its client has gone", session=record.id)
-        await self._remove_unnamed(record, now)
+        files = await anyio.to_thread.run_sync(self._storage.list, record.id)
+        if _is_unsaid(record, files):
+            archives = tuple(await self._store.archives(record.id))
+            await anyio.to_thread.run_sync(write_session_file, self._storage, record, archives)
+        await self._remove_unnamed(record, files, now)
 
     async def _archive_rest(self, session_id: str) -> None:
         """A failed session's last masks, if its storage takes them now."""
@@ -139,12 +143,12 @@ class Janitor:
             return None
         return float("inf") if file.session.expires_at is None else file.session.expires_at
 
-    async def _remove_unnamed(self, record: SessionRecord, now: float) -> None:
+    async def _remove_unnamed(self, record: SessionRecord, files: list[StoredFile], now: float) -> None:
         """Snapshots and archive files that no commit named, exports and unfinished writes, once they are old."""
         named = {archive.name for archive in await self._store.archives(record.id)}
         if record.snapshot is not None:
             named.add(record.snapshot.name)
-        for file in await anyio.to_thread.run_sync(self._storage.list, record.id):
+        for file in files:
             folder = file.name.split("/")[0]
             unnamed = folder in (ARCHIVE, SNAPSHOTS, EXPORTS) and file.name not in named
             garbage = unnamed or file.name.endswith(".part")
@@ -155,3 +159,9 @@ class Janitor:
     async def _delete_files(self, session_id: str) -> None:
         await anyio.to_thread.run_sync(self._storage.delete, session_id)
         await self._store.files_deleted(session_id)
+
+
+def _is_unsaid(record: SessionRecord, files: list[StoredFile]) -> bool:
+    """Whether the session ended behind the back of its session.json: cancelled in the queue, or its worker died."""
+    written = max((file.modified_at for file in files if file.name == SESSION_FILE), default=0.0)
+    return record.state.final and record.finished_at is not None and written < record.finished_at

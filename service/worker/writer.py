@@ -15,6 +15,7 @@ from service import metrics
 from service.errors import EpochLost
 from service.masks import encode_level, encode_objects
 from service.schemas import (
+    ArchiveRecord,
     Claim,
     MaskEvent,
     MaskObject,
@@ -23,7 +24,7 @@ from service.schemas import (
     SessionRecord,
     SessionState,
 )
-from service.session_file import write_session_file
+from service.session_file import read_session_file, write_session_file
 from service.storage import ARCHIVE, SNAPSHOTS, SessionGone, snapshot_name
 from service.worker.archiver import Archiver
 from service.worker.io import IoThread
@@ -33,6 +34,8 @@ from service.worker.retry import until_answered
 from service.worker.snapshots import encode_state
 
 _BATCH = 16
+_TELLING = frozenset(("plan", "references", "objects"))
+"""Fields that say what a mask shows."""
 _log = structlog.get_logger()
 
 
@@ -110,8 +113,7 @@ class SessionWriter:
         elif isinstance(first, SnapshotItem):
             await self._commit_snapshot(first)
         elif isinstance(first, PlanItem):
-            queue = self._io.services.queue
-            await until_answered(lambda: queue.commit_plan(self._claim, first.fields, note=first.note))
+            await self._commit_plan(first)
         elif isinstance(first, FlushItem):
             try:
                 await self._archiver.flush()
@@ -147,6 +149,31 @@ class SessionWriter:
             for found in encode_objects(label_map, found_by.scores.keys())
         )
         return MaskEvent(seq=item.seq, frame_index=item.frame_index, pts_s=item.pts_s, size=self._size, objects=objects)
+
+    async def _commit_plan(self, item: PlanItem) -> None:
+        """Redis first. session.json too, where masks would mean other frames or objects if Redis lost the plan."""
+        services, session_id = self._io.services, self._claim.session_id
+        await until_answered(lambda: services.queue.commit_plan(self._claim, item.fields, note=item.note))
+        if _TELLING.isdisjoint(item.fields):
+            return
+        try:
+            known = await asyncio.to_thread(read_session_file, services.storage, session_id)
+            if known is not None and known.session.state.final:
+                return  # a completed session that is corrected: it is put back as it was completed
+            record, archives = await self._facts()
+            await asyncio.to_thread(write_session_file, services.storage, record, archives)
+        except SessionGone:
+            raise
+        except (OSError, ValueError) as error:
+            _log.warning("session.json lags behind", session=session_id, error=str(error))
+
+    async def _facts(self) -> tuple[SessionRecord, tuple[ArchiveRecord, ...]]:
+        """What session.json is to say. Raises SessionGone."""
+        sessions, session_id = self._io.services.sessions, self._claim.session_id
+        record = await until_answered(lambda: sessions.get(session_id))
+        if record is None:
+            raise SessionGone(f"session {session_id} was deleted meanwhile")
+        return record, tuple(await until_answered(lambda: sessions.archives(session_id)))
 
     async def _commit_snapshot(self, item: SnapshotItem) -> None:
         """Write the file, name it in the hash, delete the one it replaces."""
@@ -186,10 +213,7 @@ class SessionWriter:
     async def _write_session_file(self) -> None:
         """Write session.json with the final record; delete every snapshot, and archive files that nothing names."""
         services, session_id = self._io.services, self._claim.session_id
-        record = await until_answered(lambda: services.sessions.get(session_id))
-        if record is None:
-            raise SessionGone(f"session {session_id} was deleted as it ended")
-        archives = tuple(await until_answered(lambda: services.sessions.archives(session_id)))
+        record, archives = await self._facts()
         named = {archive.name for archive in archives}
 
         def tidy() -> None:
