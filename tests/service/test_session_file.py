@@ -41,9 +41,9 @@ async def correct(scene: Scene, session_id: str, frame_index: int) -> None:
 
 
 async def test_masks_made_after_a_correction_belong_to_their_frames(scene: Scene) -> None:
-    session_id = await scene.submit(300)
-    worker = scene.start_worker(fake_step_s=0.01)
-    await scene.until(session_id, lambda record: record.next_seq >= 20)
+    session_id = await scene.submit(120)
+    worker = scene.start_worker(fake_step_s=0.02)
+    await scene.until(session_id, lambda record: record.next_seq >= 5)
     await correct(scene, session_id, 2)
     await scene.until(
         session_id, lambda record: len(record.plan) > 1 and record.archived_seq > record.plan[1].first_seq + 8
