@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from service.errors import InvalidInput
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -39,6 +41,8 @@ def evaluate_engine(
     from engines.training.evaluate import FLOORS, report_json
     from engines.training.evaluation_clips import find_clips
 
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise InvalidInput(f"there is no folder {json_file.parent} to write {json_file.name} into; make it first")
     found, left_out = find_clips(clips)
     segmenters: dict[str, Segmenter] = dict(FLOORS) if floors or engine == "floors" else {}
     if engine != "floors":

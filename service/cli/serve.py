@@ -33,6 +33,7 @@ def serve(
     host: Host = None, port: Port = None, data_dir: DataDir = None, engine: Engines = None, device: Device = None
 ) -> None:
     """Run everything on this machine: Redis (unless MASKSTREAM_REDIS_URL is set), a worker and the API."""
+    from service.api.serving import listen
     from service.logs import configure_logs
     from service.startup import check_engines
 
@@ -40,6 +41,7 @@ def serve(
     check_engines(settings)
     configure_logs(settings, component="serve")
     _require_torch()
+    listen(settings).close()  # a taken port is said before anything has started
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     if settings.redis_url is not None:
         sys.exit(_supervise(settings))

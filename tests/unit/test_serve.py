@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -58,6 +59,15 @@ def test_keys_of_a_service_that_is_not_there(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setenv("MASKSTREAM_REDIS_URL", url)
         said = CliRunner().invoke(app, ["keys", "list"])
         assert isinstance(said.exception, Unavailable) and reason in str(said.exception)
+
+
+def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.logs.configure_logs", lambda *_, **__: None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        said = CliRunner().invoke(app, ["serve", "--port", port, "--data-dir", str(tmp_path / "new")])
+    assert isinstance(said.exception, Unavailable) and f"cannot listen on 127.0.0.1 port {port}" in str(said.exception)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
