@@ -135,13 +135,18 @@ def delete(session_id: SessionId, url: Url = DEFAULT_URL, key: Key = None) -> No
     typer.echo(f"{session_id} deleted")
 
 
-def sessions(url: Url = DEFAULT_URL, key: Key = None, as_json: Json = False) -> None:
+def sessions(
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many.")] = 50,
+    url: Url = DEFAULT_URL,
+    key: Key = None,
+    as_json: Json = False,
+) -> None:
     """List your sessions, newest first."""
     from rich.console import Console
     from rich.table import Table
 
     with _client(url, key) as client:
-        found = client.sessions()
+        found = client.sessions(limit=limit)
     if as_json:
         typer.echo(json.dumps([dict(session.raw) for session in found]))
         return

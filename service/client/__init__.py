@@ -1,6 +1,6 @@
 """The Python client: a video and references in, label maps out, over any connection that breaks and comes back.
 
-Needs no torch. `Client` blocks, `AsyncClient` awaits; both speak through the pure functions of `wire`.
+Needs no torch. `Client` blocks, `AsyncClient` awaits; both speak through the pure functions of `wire` and `forms`.
 """
 
 from service.client.aio import AsyncClient

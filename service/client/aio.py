@@ -14,16 +14,17 @@ import httpx2
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-from service.client import wire
+from service.client import forms, wire
 from service.client.download import PartialFile
 from service.client.errors import ConnectionLost
+from service.client.forms import MaskInput, VideoInput
 from service.client.live import DEFAULT_WINDOW, LiveFrame, LiveTalk, Picture, Policy
 from service.client.live_aio import AsyncLiveRun
 from service.client.refusals import refusals_as_errors
 from service.client.retry import Patience
 from service.client.sync import DEFAULT_URL
 from service.client.tls import tls_context
-from service.client.wire import Direction, MaskFrame, MaskInput, Progress, SessionInfo, VideoInput
+from service.client.wire import Direction, MaskFrame, Progress, SessionInfo
 
 
 class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
@@ -53,12 +54,12 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         self, video: VideoInput, masks: MaskInput | Sequence[MaskInput] | None = None, **options: Any
     ) -> SessionInfo:
         """Upload a video with its references. See Client.create_session()."""
-        fields, pictures = wire.picture_files(options)
-        parts = [*await asyncio.to_thread(wire.form_files, video, masks), *pictures]
+        fields, pictures = forms.picture_files(options)
+        parts = [*await asyncio.to_thread(forms.form_files, video, masks), *pictures]
         try:
-            answer = await self._request("POST", "/sessions", data=wire.form_fields(fields), files=parts)
+            answer = await self._request("POST", "/sessions", data=forms.form_fields(fields), files=parts)
         finally:
-            wire.close_parts(parts)
+            forms.close_parts(parts)
         return wire.session_info(answer.json())
 
     async def stream(
@@ -104,9 +105,12 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         """State, progress and facts of one session."""
         return wire.session_info((await self._request("GET", f"/sessions/{session_id}")).json())
 
-    async def sessions(self) -> list[SessionInfo]:
-        """Your sessions, newest first (the server's first page)."""
-        return [wire.session_info(item) for item in (await self._request("GET", "/sessions")).json()["sessions"]]
+    async def sessions(self, *, limit: int = 50) -> list[SessionInfo]:
+        """Your newest sessions, at most `limit`, newest first."""
+        pages = wire.Pages(limit)
+        while (query := pages.query()) is not None:
+            pages.take((await self._request("GET", "/sessions", params=query)).json())
+        return pages.sessions
 
     async def cancel(self, session_id: str) -> SessionInfo:
         """Stop a session at its next step; the masks made so far stay."""
@@ -145,13 +149,13 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
         **options: Any,
     ) -> SessionInfo:
         """Correct objects, or add new ones, at a frame. See Client.correct()."""
-        options, pictures = wire.picture_files(options)
-        parts = [*wire.mask_files(masks), *pictures]
-        fields = wire.field_parts({"frame_index": frame_index, "direction": direction, **options})
+        options, pictures = forms.picture_files(options)
+        parts = [*forms.mask_files(masks), *pictures]
+        fields = forms.field_parts({"frame_index": frame_index, "direction": direction, **options})
         try:
             answer = await self._request("POST", f"/sessions/{session_id}/references", files=[*parts, *fields])
         finally:
-            wire.close_parts(parts)
+            forms.close_parts(parts)
         return wire.session_info(answer.json())
 
     async def engines(self) -> list[dict[str, Any]]:

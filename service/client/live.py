@@ -22,7 +22,8 @@ from PIL import Image
 
 from service.client.arrays import mask_png, png, rgb_frame
 from service.client.errors import ApiError
-from service.client.wire import PICTURES, MaskFrame, MaskInput
+from service.client.forms import PICTURES, MaskInput
+from service.client.wire import MaskFrame
 
 Picture = NDArray[np.uint8] | bytes
 Policy = Literal["all", "latest"]

@@ -13,15 +13,16 @@ import httpx2
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
-from service.client import wire
+from service.client import forms, wire
 from service.client.download import PartialFile
 from service.client.errors import ConnectionLost
+from service.client.forms import MaskInput, VideoInput
 from service.client.live import DEFAULT_WINDOW, LiveFrame, LiveTalk, Picture, Policy
 from service.client.live_sync import LiveRun
 from service.client.refusals import refusals_as_errors
 from service.client.retry import Patience
 from service.client.tls import tls_context
-from service.client.wire import Direction, MaskFrame, MaskInput, Progress, SessionInfo, VideoInput
+from service.client.wire import Direction, MaskFrame, Progress, SessionInfo
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -65,12 +66,12 @@ class Client(AbstractContextManager["Client"]):
         options: the fields of an upload as the API names them; exemplar and exemplar_mask as masks are given, one or
         several; files: by name, what `references` refers to.
         """
-        fields, pictures = wire.picture_files(options)
-        parts = [*wire.form_files(video, masks), *pictures]
+        fields, pictures = forms.picture_files(options)
+        parts = [*forms.form_files(video, masks), *pictures]
         try:
-            answer = self._request("POST", "/sessions", data=wire.form_fields(fields), files=parts)
+            answer = self._request("POST", "/sessions", data=forms.form_fields(fields), files=parts)
         finally:
-            wire.close_parts(parts)
+            forms.close_parts(parts)
         return wire.session_info(answer.json())
 
     def stream(
@@ -120,9 +121,12 @@ class Client(AbstractContextManager["Client"]):
         """State, progress and facts of one session."""
         return wire.session_info(self._request("GET", f"/sessions/{session_id}").json())
 
-    def sessions(self) -> list[SessionInfo]:
-        """Your sessions, newest first (the server's first page)."""
-        return [wire.session_info(item) for item in self._request("GET", "/sessions").json()["sessions"]]
+    def sessions(self, *, limit: int = 50) -> list[SessionInfo]:
+        """Your newest sessions, at most `limit`, newest first."""
+        pages = wire.Pages(limit)
+        while (query := pages.query()) is not None:
+            pages.take(self._request("GET", "/sessions", params=query).json())
+        return pages.sessions
 
     def cancel(self, session_id: str) -> SessionInfo:
         """Stop a session at its next step; the masks made so far stay."""
@@ -164,13 +168,13 @@ class Client(AbstractContextManager["Client"]):
         or both, up to the neighbouring reference. options: text, box, point, exemplar, exemplar_mask, references,
         files. Raises ApiError.
         """
-        options, pictures = wire.picture_files(options)
-        parts = [*wire.mask_files(masks), *pictures]
-        fields = wire.field_parts({"frame_index": frame_index, "direction": direction, **options})
+        options, pictures = forms.picture_files(options)
+        parts = [*forms.mask_files(masks), *pictures]
+        fields = forms.field_parts({"frame_index": frame_index, "direction": direction, **options})
         try:
             answer = self._request("POST", f"/sessions/{session_id}/references", files=[*parts, *fields])
         finally:
-            wire.close_parts(parts)
+            forms.close_parts(parts)
         return wire.session_info(answer.json())
 
     def engines(self) -> list[dict[str, Any]]:

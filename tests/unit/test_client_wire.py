@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.client import ApiError, Client, ClientError, SessionCancelled, SessionFailed, wire
+from service.client import ApiError, Client, ClientError, SessionCancelled, SessionFailed, forms, wire
 from service.client.errors import ConnectionLost
 from service.client.live import LiveTalk
 from service.client.retry import Patience
@@ -79,7 +79,7 @@ def test_stream_addresses(base: str, after: int, expected: str) -> None:
 
 
 def test_form_fields() -> None:
-    fields = wire.form_fields(
+    fields = forms.form_fields(
         {"engine": "deaot-t", "text": ["a dog", "a cat"], "memory": {"kind": "window"}, "box": None}
     )
     assert fields == {"engine": "deaot-t", "text": ["a dog", "a cat"], "memory": '{"kind": "window"}'}
@@ -91,12 +91,24 @@ def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
         Client(api_key=key)
 
 
+def test_sessions_are_collected_over_pages() -> None:
+    pages, asked = wire.Pages(450), []
+    while (query := pages.query()) is not None:
+        asked.append(query)
+        start = int(query.get("cursor", 0))
+        names = range(start, min(start + int(query["limit"]), 430))
+        following = str(names[-1] + 1) if names[-1] + 1 < 430 else None
+        pages.take({"sessions": [{"session_id": str(n), "state": "queued"} for n in names], "next": following})
+    assert [session.session_id for session in pages.sessions] == [str(n) for n in range(430)]
+    assert asked == [{"limit": 200}, {"limit": 200, "cursor": "200"}, {"limit": 50, "cursor": "400"}]
+
+
 def test_places_may_be_numbers() -> None:
-    assert wire.form_fields({"box": (1, 2, 3, 4), "point": [np.float32(5), 6]}) == {
+    assert forms.form_fields({"box": (1, 2, 3, 4), "point": [np.float32(5), 6]}) == {
         "box": "[1, 2, 3, 4]",
         "point": "[5.0, 6]",
     }
-    several = wire.form_fields({"box": [(1, 2, 3, 4), [5, 6, 7, 8]], "point": ["1,2", "3,4"]})
+    several = forms.form_fields({"box": [(1, 2, 3, 4), [5, 6, 7, 8]], "point": ["1,2", "3,4"]})
     assert several == {"box": ["[1, 2, 3, 4]", "[5, 6, 7, 8]"], "point": ["1,2", "3,4"]}
 
 
@@ -112,12 +124,12 @@ def test_places_may_be_numbers() -> None:
 )
 def test_a_mask_whose_values_would_be_changed_is_refused(mask: Any, says: str) -> None:
     with pytest.raises(ClientError, match=says):
-        wire.mask_files(mask)
+        forms.mask_files(mask)
 
 
 @pytest.mark.parametrize("mask", [np.ones((2, 3), bool), np.ones((2, 3), np.int64), np.ones((2, 3)), [[1, 1, 1]] * 2])
 def test_a_mask_of_any_type_keeps_its_values(mask: Any) -> None:
-    ((_, (_, data, _)),) = wire.mask_files([mask])
+    ((_, (_, data, _)),) = forms.mask_files([mask])
     assert isinstance(data, bytes)
     with Image.open(io.BytesIO(data)) as image:
         assert np.asarray(image).tolist() == [[1, 1, 1]] * 2
@@ -136,13 +148,13 @@ def test_a_live_session_opens_with_pictures_given_as_for_an_upload() -> None:
 @pytest.mark.parametrize("frames", [[], [None], [np.zeros((4, 6, 3))], [np.zeros((4, 6, 4), np.uint8)]])
 def test_what_is_no_frame_is_refused(frames: Any) -> None:
     with pytest.raises(ClientError, match=r"no frames were given|a frame must be \[H, W, 3\] uint8 RGB, not"):
-        wire.form_files(frames, None)
+        forms.form_files(frames, None)
 
 
 def test_frames_and_masks_survive_as_files() -> None:
     frames = [np.full((4, 6, 3), value, np.uint8) for value in (10, 200)]
     labels = np.array([[0, 3], [7, 0]], np.uint8)
-    (_, (name, video, _)), (_, (_, mask, _)) = wire.form_files(frames, labels)
+    (_, (name, video, _)), (_, (_, mask, _)) = forms.form_files(frames, labels)
     assert name == "frames.zip"
     assert isinstance(video, bytes)
     assert isinstance(mask, bytes)
@@ -156,7 +168,7 @@ def test_frames_and_masks_survive_as_files() -> None:
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ClientError, match="holds no images"):
-        wire.form_files(tmp_path, None)
+        forms.form_files(tmp_path, None)
 
 
 def test_patience_grows_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
