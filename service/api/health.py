@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import anyio.to_thread
 import structlog
 from engines.catalog import CATALOG, DEFAULT_ENGINE
@@ -101,11 +103,22 @@ async def list_engines(services: ServicesDep) -> EngineList:
     responses={**refusals(), 200: {"description": "Prometheus text", "content": {"text/plain": {}}}},
 )
 async def get_metrics(services: ServicesDep) -> Response:
-    """Metrics of this process, and gauges of the queue and the workers."""
+    """Metrics of this process, and gauges of the queue and the workers; NaN where those cannot be asked."""
+    try:
+        await _look_at_redis(services)
+    except (RedisError, OSError):
+        for gauge in (metrics.WORKERS, metrics.WORKER_SESSIONS, *(metrics.QUEUED.labels(name) for name in CATALOG)):
+            gauge.set(math.nan)
+    try:
+        metrics.STORAGE_FREE_BYTES.set(await anyio.to_thread.run_sync(services.storage.free_bytes))
+    except OSError:
+        metrics.STORAGE_FREE_BYTES.set(math.nan)
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _look_at_redis(services: Services) -> None:
     workers = await services.store.workers()
     metrics.WORKERS.set(len(workers))
     metrics.WORKER_SESSIONS.set(sum(worker.sessions for worker in workers))
     for name in CATALOG:
         metrics.QUEUED.labels(name).set(await services.store.queue_length(name))
-    metrics.STORAGE_FREE_BYTES.set(await anyio.to_thread.run_sync(services.storage.free_bytes))
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

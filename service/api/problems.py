@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from service.errors import InvalidInput, MalformedRequest, MaskstreamError, NotFound, StorageFull, Unavailable, problem
-from service.storage import StorageUnavailable
+from service.storage import SessionGone, StorageUnavailable
 
 _ENOSPC, _EDQUOT = 28, 122
 _log = structlog.get_logger("maskstream.api")
@@ -65,6 +65,8 @@ def as_maskstream_error(error: Exception) -> MaskstreamError:
         return MalformedRequest("the client went away in the middle of the body")
     if isinstance(error, (RedisError, ConnectionError)):
         return Unavailable("the queue cannot be reached at the moment; try again", retry_after_s=2)
+    if isinstance(error, SessionGone):
+        return NotFound("the session was deleted meanwhile")
     if isinstance(error, StorageUnavailable):
         return Unavailable("the storage cannot be reached at the moment; try again", retry_after_s=2)
     if isinstance(error, OSError) and error.errno in (_ENOSPC, _EDQUOT):

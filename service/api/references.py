@@ -95,7 +95,7 @@ def parse(form: Form, engine: EngineInfo, *, mask_frame: int, max_references: in
     _refuse_unknown_fields(form)
     masks = tuple(part.data for part in form.all("mask"))
     files = _files(form)
-    entries = [*_listed(form.one("references"))]
+    entries = [*_listed(form.one("references"), max_references)]
     used = {entry.object_id for entry in entries}
     entries += _short_form(form, mask_frame, _free_ids(used, bool(masks)))
     if len(entries) + len(masks) > max_references:
@@ -157,12 +157,14 @@ def _refuse_unknown_fields(form: Form) -> None:
             raise InvalidInput(f"the form field {part.name[:60]!r} is unknown; there are {known} (and mask_… files)")
 
 
-def _listed(text: str | None) -> list[ReferenceIn]:
+def _listed(text: str | None, most: int) -> list[ReferenceIn]:
     if text is None:
         return []
     items = parse_json("references", text)
     if not isinstance(items, list):
         raise InvalidInput("references must be a JSON list")
+    if len(items) > most:
+        raise InvalidInput(f"{len(items)} references are given; at most {most} are taken", field="references")
     try:
         return [ReferenceIn.model_validate(item) for item in items]
     except ValidationError as error:

@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 import structlog
 from fastapi import WebSocket
+from redis.exceptions import RedisError
 from starlette.websockets import WebSocketDisconnect
 
 from service.api.follow import Message
 from service.api.mask_pngs import MaskPngs, without_rle
 from service.api.problems import as_maskstream_error, request_id_of
 from service.api.services import services_of
-from service.errors import InvalidInput, MaskstreamError, NotFound, TooManyRequests, problem
+from service.errors import InvalidInput, MaskstreamError, NotFound, TooManyRequests, Unauthorized, problem
 from service.metrics import SOCKET_MESSAGES, SOCKETS, SOCKETS_STALLED
 from service.redis_keys import is_session_id
 
@@ -80,7 +81,7 @@ async def run_socket(socket: WebSocket, serve: Callable[[], Awaitable[None]]) ->
     try:
         if len(sockets) > services.settings.max_sockets:
             raise TooManyRequests("this server has no room for another socket; try again", retry_after_s=10)
-        await serve()
+        await _serve_while_allowed(socket, serve)
         await _close(socket, 1000, "end")
     except _Stalled:
         SOCKETS_STALLED.inc()
@@ -92,6 +93,23 @@ async def run_socket(socket: WebSocket, serve: Callable[[], Awaitable[None]]) ->
     finally:
         sockets.discard(socket)
         SOCKETS.set(len(sockets))
+
+
+async def _serve_while_allowed(socket: WebSocket, serve: Callable[[], Awaitable[None]]) -> None:
+    """A camera's socket is open for days: a key that is revoked meanwhile ends it. Raises Unauthorized."""
+    key, services = socket.scope["state"].get("key"), services_of(socket)
+
+    async def until_revoked() -> None:
+        while True:
+            await asyncio.sleep(services.settings.socket_stall_s)
+            with contextlib.suppress(RedisError):
+                if await services.access.owner_of(key) is None:
+                    raise Unauthorized("the key has been revoked")
+
+    async def served() -> None:
+        await serve()
+
+    await (served() if key is None else first_to_end(served(), until_revoked()))
 
 
 async def no_such_socket(socket: WebSocket) -> None:

@@ -19,6 +19,8 @@ from service.settings import MIB, Settings
 from service.storage import FileWriter
 
 _FLUSH_BYTES = 1 * MIB
+_PICTURES = ("mask", "exemplar")
+"""How the names of parts begin that may be large; a text is as long sent as a file as sent as a field."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,8 @@ class FormReader:
 
     def _check_small(self) -> None:
         settings = self._settings
-        limit = settings.max_field_bytes if self._filename is None else settings.max_mask_bytes
+        is_picture = self._filename is not None and self._name.startswith(_PICTURES)
+        limit = settings.max_mask_bytes if is_picture else settings.max_field_bytes
         if self._data_bytes > limit:
             raise UploadTooLarge(f"the part {self._name!r} is larger than {limit} bytes", limit_bytes=limit)
         if self._small_bytes > settings.max_reference_bytes:

@@ -11,7 +11,7 @@ from torch import Tensor
 from engines.errors import StateMismatch
 from engines.protocols import EngineSpec
 from engines.types import TrackState
-from service.schemas import SnapshotRecord
+from service.schemas import SCHEMA_VERSION, SnapshotRecord
 
 _META = "meta"
 
@@ -43,8 +43,9 @@ def snapshot_record(spec: EngineSpec, seq: int, segment: int) -> SnapshotRecord:
 
 def fits(snapshot: SnapshotRecord, spec: EngineSpec, segment: int) -> bool:
     """Whether an engine can go on from the snapshot, and it lies in the present segment."""
-    mine = (spec.info.name, spec.weights_sha256, str(spec.dtype))
-    return snapshot.segment == segment and mine == (snapshot.engine, snapshot.weights_sha256, snapshot.dtype)
+    mine = (spec.info.name, spec.weights_sha256, str(spec.dtype), SCHEMA_VERSION)
+    its = (snapshot.engine, snapshot.weights_sha256, snapshot.dtype, snapshot.schema_version)
+    return snapshot.segment == segment and mine == its
 
 
 def _own_memory(tensor: Tensor, seen: set[int]) -> Tensor:

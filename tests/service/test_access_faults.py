@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +12,15 @@ import pytest
 import redis
 from pydantic import SecretStr
 from redis.asyncio import Redis
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from service.embedded import EmbeddedRedis
 from service.redis_client import Scripts
 from service.redis_keys import Keys
 from service.settings import Settings
-from tests.service.api_server import ApiServer, running_api
+from tests.service.api_server import ApiServer, mask_png, running_api
+from tests.service.videos import write_video
 
 KEY = "k" * 43
 PAGE = "https://page.example"
@@ -68,6 +72,33 @@ def test_pages_of_a_named_origin_may_call(redis_url: str, keys: Keys, tmp_path: 
     with guarded(redis_url, keys.prefix, tmp_path) as api:
         closed = api.http.options("/sessions", headers=asks)
         assert closed.status_code == 401 and "access-control-allow-origin" not in closed.headers
+
+
+def test_a_revoked_key_closes_its_sockets(redis_url: str, keys: Keys, tmp_path: Path) -> None:
+    client = redis.Redis.from_url(redis_url)
+    with guarded(redis_url, keys.prefix, tmp_path, socket_stall_s=0.2) as api:
+        headers = {"Authorization": f"Bearer {KEY}"}
+        made = api.upload(write_video(tmp_path / "clip.mp4", 3), [mask_png()], headers=headers).json()["session_id"]
+        addresses = (f"/sessions/{made}/stream", "/live")
+        sockets = [connect(f"ws://127.0.0.1:{api.port}{each}", additional_headers=headers) for each in addresses]
+        time.sleep(0.5)
+        ((key_id, record),) = client.hgetall(keys.api_keys).items()
+        client.hset(keys.api_keys, key_id, json.dumps({**json.loads(record), "revoked_at": time.time()}))
+        for socket in sockets:
+            with socket, pytest.raises(ConnectionClosed) as closed:
+                while True:
+                    socket.recv(timeout=10)
+            assert closed.value.rcvd is not None and closed.value.rcvd.code == 4401
+    client.close()
+
+
+def test_metrics_are_there_when_redis_is_not(tmp_path: Path) -> None:
+    with EmbeddedRedis(tmp_path / "redis") as server:
+        with guarded(server.url, "a:", tmp_path / "data", metrics_public=True) as api:
+            server.stop()
+            answer = api.http.get("/metrics")
+            assert answer.status_code == 200
+            assert "maskstream_workers NaN" in answer.text and "maskstream_http_request_seconds_count" in answer.text
 
 
 @pytest.mark.anyio

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -110,3 +112,22 @@ def test_a_full_disk_takes_no_corrections(serving: Serving, clip: bytes) -> None
     with serving(min_free_bytes=1 << 60) as api:
         refused = correct(api, session_id, (1,))
         assert refused.status_code == 507 and refused.headers["retry-after"]
+
+
+def test_a_session_that_goes_away_meanwhile_is_404(serving: Serving, clip: bytes) -> None:
+    with serving() as api:
+        session_id = begin(api, clip)
+        shutil.rmtree(api.settings.data_dir / "sessions" / session_id)  # as its deletion begins
+        gone = correct(api, session_id, (1,))
+        assert gone.status_code == 404 and "deleted" in gone.json()["detail"]
+
+
+def test_references_are_as_long_sent_as_a_file_as_sent_as_a_field(serving: Serving, clip: bytes) -> None:
+    with serving(max_field_bytes=2000, max_references=4) as api:
+        entry = {"object_id": 1, "kind": "box", "box": [1, 1, 9, 9]}
+        text = json.dumps([{**entry, "frame_index": index} for index in range(4)])
+        for listed, status in ((text, 202), (text + " " * 2000, 413), (json.dumps([0] * 300), 422)):
+            files = [("video", ("clip.mp4", clip)), ("references", ("references.json", listed))]
+            answer = api.http.post("/sessions", files=files, data={"engine": "fake"})
+            assert answer.status_code == status, answer.text
+        assert "at most 4" in answer.json()["detail"]

@@ -52,6 +52,8 @@ class AccessMiddleware:
             return
         state = scope.setdefault("state", {})
         state["owner"], state["subprotocol"] = owner, protocol
+        if scope["type"] == "websocket" and owner != LOCAL_OWNER:
+            state["key"] = _key_of(scope, headers, offered)[0]
         await self._app(scope, receive, _with_cookie(scope, headers, send))
 
     async def _owner(self, scope: Scope, headers: Headers, offered: str | None) -> str:
