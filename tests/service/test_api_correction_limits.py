@@ -127,7 +127,7 @@ def test_references_are_as_long_sent_as_a_file_as_sent_as_a_field(serving: Servi
         entry = {"object_id": 1, "kind": "box", "box": [1, 1, 9, 9]}
         text = json.dumps([{**entry, "frame_index": index} for index in range(4)])
         for listed, status in ((text, 202), (text + " " * 2000, 413), (json.dumps([0] * 300), 422)):
-            files = [("video", ("clip.mp4", clip)), ("references", ("references.json", listed))]
+            files = [("video", ("clip.mp4", clip)), ("references", ("references.json", listed.encode()))]
             answer = api.http.post("/sessions", files=files, data={"engine": "fake"})
             assert answer.status_code == status, answer.text
         assert "at most 4" in answer.json()["detail"]
