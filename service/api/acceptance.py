@@ -26,11 +26,15 @@ from service.settings import Settings
 
 @dataclass(frozen=True)
 class Accepted:
-    """A session that exists. known: an earlier request with the same Idempotency-Key had made it."""
+    """A session that exists. known: an earlier request with the same Idempotency-Key had made it.
+
+    warnings: what holds at this moment alone.
+    """
 
     record: SessionRecord
     notes: tuple[str, ...]
     known: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 async def write_down(

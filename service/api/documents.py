@@ -79,7 +79,7 @@ class SessionOut(BaseModel):
     error: Problem | None
     notes: tuple[str, ...] = Field(
         default=(),
-        description="How masks were read, and whether a worker is missing; only in the answer to what was sent",
+        description="How masks were read; only in the answer to what was sent",
     )
     links: dict[str, str]
 
@@ -123,8 +123,8 @@ class ProblemOut(BaseModel):
     request_id: str | None = None
 
 
-def describe(record: SessionRecord, *, notes: tuple[str, ...] = ()) -> SessionOut:
-    """The document of a session."""
+def describe(record: SessionRecord, *, notes: tuple[str, ...] = (), warnings: tuple[str, ...] = ()) -> SessionOut:
+    """The document of a session. warnings: further ones, of this moment."""
     facts: dict[str, Any] = progress(record)
     here = f"/sessions/{record.id}"
     return SessionOut(
@@ -150,7 +150,7 @@ def describe(record: SessionRecord, *, notes: tuple[str, ...] = ()) -> SessionOu
         timings=_timings(record),
         memory_bytes=record.bank_bytes,
         revision=record.revision,
-        warnings=record.warnings,
+        warnings=(*record.warnings, *warnings),
         expires_at=record.expires_at,
         error=record.error,
         notes=notes,

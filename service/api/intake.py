@@ -67,12 +67,12 @@ async def accept_upload(
         draft = await _draft(services, session_id, owner, form, options, intake)
         result = await write_down(services, *draft, form, idempotency_key, keep)
     if not result.known:
-        result = replace(result, notes=(*result.notes, *await _unserved(services, result.record.spec.engine)))
+        result = replace(result, warnings=await unserved(services, result.record.spec.engine))
     return result
 
 
-async def _unserved(services: Services, engine: str) -> tuple[str, ...]:
-    """A note for the client whose session nobody can work on yet."""
+async def unserved(services: Services, engine: str) -> tuple[str, ...]:
+    """A warning for the client whose session nobody can work on yet."""
     try:
         served = sorted({name for worker in await services.store.workers() for name in worker.engines})
     except RedisError:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
 from service.api.follow import existing, first_position, follow
+from service.api.intake import unserved
 from service.api.live_feed import Feed, Terms
 from service.api.live_messages import Ack, End, FrameNote, Open, read_message
 from service.api.live_sessions import read_opening
@@ -45,25 +46,27 @@ class _Live:
         if not isinstance(first, Open):
             raise MalformedRequest('the first message must be {"type": "open", …}')
         sender = Sender(self._socket, self._socket.app.state.pngs, self._services.settings.socket_stall_s, first.format)
-        feed = await self._open(first)
-        await sender.tell(feed.ready())
+        feed, engine = await self._open(first)
+        await sender.tell({**feed.ready(), "warnings": await unserved(self._services, engine)})
         try:
             await first_to_end(self._read(feed), feed.place_frames(), self._send(feed, sender, first.after))
         finally:
             await feed.leave()
 
-    async def _open(self, message: Open) -> Feed:
+    async def _open(self, message: Open) -> tuple[Feed, str]:
+        """The session's feed, and its engine's name."""
         owner = owner_of(self._socket)
         if message.session_id is None:
             opening = read_opening(self._services, owner, new_session_id(), message)
-            return Feed(self._services, opening.session_id, Terms(opening.policy, opening.window), opening=opening)
+            terms = Terms(opening.policy, opening.window)
+            return Feed(self._services, opening.session_id, terms, opening=opening), opening.options.engine.name
         record = await existing(self._services.store, message.session_id, owner)
         if not record.spec.live:
             raise MalformedRequest(f"session {record.id} is no live session; its masks are at /sessions/{record.id}")
         terms = Terms(message.policy or record.spec.live_policy, message.window or record.spec.live_window)
         feed = Feed(self._services, record.id, terms, acknowledged=message.after + 1)
         await feed.resume(record)
-        return feed
+        return feed, record.spec.engine
 
     async def _text(self) -> str:
         message = await self._socket.receive()

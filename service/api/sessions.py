@@ -97,7 +97,7 @@ async def create_session(
     response.headers["Location"] = f"/sessions/{accepted.record.id}"
     if accepted.known:
         response.headers["Idempotency-Replayed"] = "true"
-    return describe(accepted.record, notes=accepted.notes)
+    return describe(accepted.record, notes=accepted.notes, warnings=accepted.warnings)
 
 
 @router.get("/sessions", responses=refusals())

@@ -60,6 +60,7 @@ class AsyncClient(AbstractAsyncContextManager["AsyncClient"]):
             answer = await self._request("POST", "/sessions", data=forms.form_fields(fields), files=parts)
         finally:
             forms.close_parts(parts)
+        wire.log_warnings(answer.json())
         return wire.session_info(answer.json())
 
     async def stream(

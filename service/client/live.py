@@ -23,7 +23,7 @@ from PIL import Image
 from service.client.arrays import mask_png, png, rgb_frame
 from service.client.errors import ApiError
 from service.client.forms import PICTURES, MaskInput
-from service.client.wire import MaskFrame
+from service.client.wire import MaskFrame, log_warnings
 
 Picture = NDArray[np.uint8] | bytes
 Policy = Literal["all", "latest"]
@@ -97,6 +97,7 @@ class LiveTalk:
                 self.session_id = None  # the connection broke before its first frame arrived: begin again
                 raise ConnectionError("the session has not begun yet")
             raise ApiError(ready["problem"])
+        log_warnings(ready)
         with self._lock:
             self.session_id = str(ready["session_id"])
             again = self._policy == "all"

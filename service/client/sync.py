@@ -72,6 +72,7 @@ class Client(AbstractContextManager["Client"]):
             answer = self._request("POST", "/sessions", data=forms.form_fields(fields), files=parts)
         finally:
             forms.close_parts(parts)
+        wire.log_warnings(answer.json())
         return wire.session_info(answer.json())
 
     def stream(

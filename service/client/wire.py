@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,6 +18,7 @@ LabelMap = NDArray[np.uint8]
 Direction = Literal["forward", "backward", "both"]
 
 _PAGE = 200
+_log = logging.getLogger("maskstream.client")
 FINAL_STATES = frozenset({"completed", "failed", "cancelled"})
 
 
@@ -114,6 +116,12 @@ def parse_message(text: str | bytes) -> Message:
 def session_info(document: Mapping[str, Any]) -> SessionInfo:
     """Read a session document."""
     return SessionInfo(str(document["session_id"]), str(document["state"]), document)
+
+
+def log_warnings(document: Mapping[str, Any]) -> None:
+    """Tell whoever reads the log what the server warned of: no worker for the engine, words that nobody knows."""
+    for warning in document.get("warnings") or ():
+        _log.warning("%s", warning)
 
 
 class Pages:

@@ -50,10 +50,10 @@ def test_upload_makes_a_queued_session_with_links(api: ApiServer, clip: bytes) -
     assert answer.headers["location"] == document["links"]["self"] == f"/sessions/{session_id}"
     assert document["state"] == "queued"
     assert [item["object_id"] for item in document["objects"]] == [1, 3]
-    assert document["notes"] == [
-        "mask: pixel values are object ids [1, 3]",
-        "no worker serves fake at the moment, and the session waits for one; no worker is connected at all",
-    ]
+    assert document["notes"] == ["mask: pixel values are object ids [1, 3]"]
+    waits = "no worker serves fake at the moment, and the session waits for one; no worker is connected at all"
+    assert document["warnings"] == [waits]
+    assert api.http.get(document["links"]["self"]).json()["warnings"] == []
     assert "name" not in document["video"], "where we keep it is our own affair"
     assert (document["video"]["height"], document["video"]["width"], document["video"]["frames"]) == (48, 80, 6)
     assert document["progress"]["frames_total"] == 6
