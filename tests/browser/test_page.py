@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.demo_clip import render
 from service.masks import encode_png
 from tests.browser.conftest import FRAMES, LONG_FRAMES
 from tests.browser.hand import choose, drag, painted, picture, show, start, wait_for_end, wait_for_mask
@@ -161,6 +162,23 @@ def test_find_them_and_stop(page: Any, api: ApiServer, long_clip: Path) -> None:
     session = session_of(api, session_id)
     assert session["state"] == "cancelled" and session["progress"]["frames_done"] < LONG_FRAMES
     assert page.locator("#objects li").count() == len(session["objects"]) > 0
+
+
+def test_images_in_a_zip_are_shown_by_the_server_once_they_are_there(page: Any, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "shot.zip", "w") as archive:
+        for index, frame in enumerate(render(3, 90, 160)):
+            Image.fromarray(frame.image).save(tmp_path / "frame.png")
+            archive.write(tmp_path / "frame.png", f"{index:04d}.png")
+    (tmp_path / "mask.png").write_bytes(encode_png(next(iter(render(3, 90, 160))).label_map))
+    page.set_input_files("#file", str(tmp_path / "shot.zip"))
+    page.get_by_text("every frame is shown and can be corrected").wait_for()
+    page.set_input_files("#mask-file", str(tmp_path / "mask.png"))
+    start(page)
+    wait_for_end(page)
+    show(page, 2, 3)
+    page.wait_for_function("document.querySelector('#still:not([hidden])')?.naturalWidth === 160")
+    drag(page, (0.3, 0.3), (0.4, 0.4))
+    page.get_by_role("button", name="Correct frame 2").wait_for()
 
 
 def test_a_lost_connection_goes_on_where_it_was(page: Any, long_clip: Path) -> None:

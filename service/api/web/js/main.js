@@ -37,7 +37,7 @@ async function trySample() {
 /** The server has taken the draft: go on with the same picture. */
 function uploaded(session) {
   history.pushState(null, "", `#/s/${session.session_id}`);
-  new SessionMode(workspace, session).continue();
+  return new SessionMode(workspace, session).continue();
 }
 
 async function openSession(sessionId) {

@@ -72,6 +72,11 @@ export class Player {
     if (src.startsWith("blob:")) URL.revokeObjectURL(src);
   }
 
+  /** Whether there is anything to see behind the masks. */
+  get hasPictures() {
+    return !this.useStills || this.stillUrl !== null;
+  }
+
   get duration() {
     return this.video.duration || 0;
   }

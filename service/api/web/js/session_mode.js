@@ -56,12 +56,13 @@ export class SessionMode {
     this.follow();
   }
 
-  /** Go on from the draft that has just been uploaded: the picture is there already. */
-  continue() {
+  /** Go on from the draft that has just been uploaded: the picture is there already, unless only the server can read it. */
+  async continue() {
+    if (!this.workspace.player.hasPictures) return this.open();
     this.workspace.handOver(this);
     this.takeOver();
     this.workspace.note("");
-    this.follow();
+    return this.follow();
   }
 
   takeOver() {
