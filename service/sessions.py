@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import anyio.to_thread
 from redis.asyncio import Redis
 
 from service import redis_keys
@@ -127,7 +128,10 @@ class SessionStore:
         for session_id in session_ids:
             pipeline.hgetall(self._keys.session(session_id))
         replies = await pipeline.execute()
-        return [from_fields(text_map(reply)) if reply else None for reply in replies]
+        # Many records, with many references each, take a while to read: not the event loop's.
+        return await anyio.to_thread.run_sync(
+            lambda: [from_fields(text_map(reply)) if reply else None for reply in replies]
+        )
 
     async def tombstone(self, session_id: str) -> str | None:
         """`deleted` or `expired` for a session that once was."""

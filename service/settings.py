@@ -70,7 +70,9 @@ class Settings(BaseSettings):
     upload_idle_timeout_s: PositiveFloat = Field(
         default=30.0, description="Longest pause inside a body; time for headers"
     )
-    max_concurrent_uploads: PositiveInt = Field(default=32, description="Uploads at once per API process")
+    max_concurrent_uploads: PositiveInt = Field(
+        default=32, description="Uploads at once per API process; half for one key"
+    )
     min_free_bytes: int = Field(default=1 * GIB, ge=0, description="Uploads are refused (507) below this much disk")
 
     # Videos and references

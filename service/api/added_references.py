@@ -11,7 +11,7 @@ import anyio.to_thread
 from engines.catalog import CATALOG
 
 from service.api.reference_reader import ReadReferences, References
-from service.api.references import Intake, parse
+from service.api.references import Intake, parse, require_few_points
 from service.api.services import Services
 from service.api.upload import Form
 from service.errors import InvalidInput, MaskstreamError
@@ -47,6 +47,7 @@ def require_room(services: Services, record: SessionRecord, read: ReadReferences
     objects, most = {item.object_id for item in (*record.objects, *read.objects)}, _most_objects(services, record)
     if len(objects) > most:
         raise InvalidInput(f"the session would have {len(objects)} objects; at most {most} are allowed")
+    require_few_points(sum(len(each.points) for each in (*record.references, *read.references)))
     references, most = len(record.references) + len(read.references), services.settings.max_references
     if references > most:
         raise InvalidInput(f"the session would have {references} references; at most {most} are taken")

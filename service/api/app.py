@@ -38,6 +38,7 @@ from service.api.problems import answer_problem
 from service.api.services import Services
 from service.api.sockets import no_such_socket
 from service.api.tailer import Tailer
+from service.api.upload_slots import UploadSlots
 from service.errors import MaskstreamError
 from service.keys import AccessKeys
 from service.redis_client import Scripts
@@ -155,5 +156,5 @@ async def _connect(settings: Settings, storage: Storage) -> Services:
         prober=Prober(settings),
         tailer=Tailer(shared.masks, shared.sessions, settings.socket_buffer_bytes),
         exports=ExportFiles(shared.storage),
-        uploads=asyncio.Semaphore(settings.max_concurrent_uploads),
+        uploads=UploadSlots(settings.max_concurrent_uploads, settings.retry_after_s),
     )

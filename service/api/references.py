@@ -29,6 +29,8 @@ OPTIONS = ("engine", "memory", "max_side", "start_frame", "end_frame", "max_obje
 DEFAULT_AUTO_OBJECTS = 3
 MAX_AUTO_OBJECTS = 50
 _MAX_TEXT = 500
+MAX_POINTS = 5000
+"""Of one session, all references together."""
 Coordinate = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 
 
@@ -100,12 +102,19 @@ def parse(form: Form, engine: EngineInfo, *, mask_frame: int, max_references: in
     entries += _short_form(form, mask_frame, _free_ids(used, bool(masks)))
     if len(entries) + len(masks) > max_references:
         raise InvalidInput(f"{len(entries) + len(masks)} references are given; at most {max_references} are taken")
+    require_few_points(sum(len(entry.points or ()) for entry in entries))
     check_agreement(entries)
     _refuse_unnamed_files(files, entries)
     warnings = tuple(_text_warnings(entries, engine))
     masks = masks if not _names_mask(entries) else ()
     auto = None if entries or masks else Reference(kind="auto", frame_index=mask_frame, max_objects=auto_limit(form))
     return Intake(tuple(entries), masks, mask_frame, files, auto, warnings)
+
+
+def require_few_points(points: int) -> None:
+    """Raises InvalidInput for more than anybody clicks: every look at the session would read them all."""
+    if points > MAX_POINTS:
+        raise InvalidInput(f"{points} points are given; a session takes at most {MAX_POINTS}", field="points")
 
 
 def _files(form: Form) -> dict[str, bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
@@ -11,6 +10,7 @@ from starlette.requests import HTTPConnection
 from service.api.export_files import ExportFiles
 from service.api.prober import Prober
 from service.api.tailer import Tailer
+from service.api.upload_slots import UploadSlots
 from service.keys import AccessKeys
 from service.live_input import LiveInput
 from service.mask_stream import MaskStream
@@ -37,7 +37,7 @@ class Services:
     prober: Prober
     tailer: Tailer
     exports: ExportFiles
-    uploads: asyncio.Semaphore
+    uploads: UploadSlots
 
 
 def services_of(connection: HTTPConnection) -> Services:

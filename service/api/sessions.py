@@ -14,7 +14,7 @@ from service.api.documents import ProblemOut, SessionList, SessionOut, describe
 from service.api.follow import existing
 from service.api.intake import accept_upload
 from service.api.services import Services, owner_of, services_of
-from service.errors import InvalidInput, NotFound, TooManyRequests
+from service.errors import InvalidInput, NotFound
 from service.redis_keys import is_session_id
 from service.schemas import SessionRecord
 
@@ -89,9 +89,7 @@ async def create_session(
     """Upload a video with its references; the masks come over the stream that the answer links to."""
     if idempotency_key is not None and not _GOOD_KEY.fullmatch(idempotency_key):
         raise InvalidInput("Idempotency-Key must be 1 to 128 printable ASCII characters without spaces")
-    if services.uploads.locked():
-        raise TooManyRequests("too many uploads at once; try again", retry_after_s=services.settings.retry_after_s)
-    async with services.uploads:
+    with services.uploads.hold(owner):
         content_type = request.headers.get("content-type", "")
         accepted = await accept_upload(services, owner, content_type, request.stream(), idempotency_key)
     response.headers["Location"] = f"/sessions/{accepted.record.id}"
@@ -111,7 +109,8 @@ async def list_sessions(
     if cursor is not None and not is_session_id(cursor):
         raise InvalidInput("cursor must be the `next` of an earlier page")
     page = await services.store.page(owner, cursor=cursor, limit=limit)
-    return SessionList(sessions=tuple(describe(record) for record in page.sessions), next=page.cursor)
+    described = await anyio.to_thread.run_sync(lambda: tuple(describe(record) for record in page.sessions))
+    return SessionList(sessions=described, next=page.cursor)
 
 
 @router.get("/sessions/{session_id}", responses=refusals(404, 410))

@@ -131,3 +131,19 @@ def test_references_are_as_long_sent_as_a_file_as_sent_as_a_field(serving: Servi
             answer = api.http.post("/sessions", files=files, data={"engine": "fake"})
             assert answer.status_code == status, answer.text
         assert "at most 4" in answer.json()["detail"]
+
+
+def test_points_are_counted_over_the_whole_session(serving: Serving, clip: bytes) -> None:
+    def pointed(count: int) -> str:
+        sizes = [min(1000, count - at) for at in range(0, count, 1000)]
+        listed = [{"object_id": 1, "kind": "point", "points": [[9, 9, 1]] * size} for size in sizes]
+        return json.dumps([{**entry, "frame_index": index} for index, entry in enumerate(listed)])
+
+    with serving() as api:
+        assert api.upload(clip, None, references=pointed(4000)).status_code == 202
+        session_id = api.http.get("/sessions").json()["sessions"][0]["session_id"]
+        where = f"/sessions/{session_id}/references"
+        for count, status in ((1001, 422), (1000, 202), (1, 422)):
+            answer = api.http.post(where, files=[("references", (None, pointed(count).encode()))])
+            assert answer.status_code == status, answer.text
+        assert "at most 5000" in answer.json()["detail"]
