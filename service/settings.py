@@ -83,7 +83,10 @@ class Settings(BaseSettings):
     max_duration_s: PositiveFloat = Field(default=6 * 3600.0, description="Length of one video")
     max_objects: int = Field(default=64, ge=1, le=254, description="Objects of one session")
     max_references: PositiveInt = Field(default=512, description="References of one session")
-    default_engine: str = Field(default="", description="Engine of a session that names none; empty: the catalog's")
+    default_engine: str = Field(
+        default="",
+        description="Engine of a session that names none; empty: the catalog's, if ENGINES has it, else the first of them",
+    )
 
     # Decoding and probing, in child processes
     decode_memory_mib: PositiveInt = Field(default=3072, description="Address space of a decode or probe child")

@@ -6,7 +6,7 @@ import math
 
 import anyio.to_thread
 import structlog
-from engines.catalog import CATALOG, DEFAULT_ENGINE
+from engines.catalog import CATALOG
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from service import metrics
 from service.api.documents import EngineList, EngineOut
+from service.api.options import default_engine
 from service.api.services import Services
 from service.api.sessions import KEY, ServicesDep, refusals
 
@@ -75,7 +76,7 @@ async def has_room(services: Services) -> bool:
 async def list_engines(services: ServicesDep) -> EngineList:
     """All engines, and which are served now."""
     served = {name for worker in await services.store.workers() for name in worker.engines}
-    chosen = services.settings.default_engine or DEFAULT_ENGINE
+    chosen = default_engine(services.settings)
     found = []
     for info in CATALOG.values():
         found.append(

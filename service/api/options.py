@@ -32,7 +32,7 @@ class Options:
 
 def read_options(form: Form, settings: Settings) -> Options:
     """The plain fields. Raises InvalidInput, UnknownEngine."""
-    name = form.one("engine") or settings.default_engine or _default_engine()
+    name = form.one("engine") or default_engine(settings)
     engine = CATALOG.get(name)
     if engine is None:
         following = ", ".join(each.name for each in CATALOG.values() if each.follows)
@@ -45,9 +45,10 @@ def read_options(form: Form, settings: Settings) -> Options:
     return Options(engine, read_memory(form.one("memory")), max_side, start, end, _switch(form, "probability"))
 
 
-def _default_engine() -> str:
-    """The catalog's default, or its first engine in an installation without that."""
-    return DEFAULT_ENGINE if DEFAULT_ENGINE in CATALOG else next(iter(CATALOG))
+def default_engine(settings: Settings) -> str:
+    """Engine of a session that names none: the settings' own, else the catalog's unless only others are served."""
+    offered = settings.engines or tuple(CATALOG)
+    return settings.default_engine or (DEFAULT_ENGINE if DEFAULT_ENGINE in offered else offered[0])
 
 
 def _switch(form: Form, name: str) -> bool:

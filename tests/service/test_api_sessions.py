@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from service.api.options import default_engine
 from service.redis_keys import Keys
 from service.settings import Settings
 from tests.service.api_server import ApiServer, mask_png, running_api
@@ -236,6 +237,12 @@ def test_limits_on_sessions_and_queue(redis_url: str, tmp_path: Path, clip: byte
         assert refused.status_code == 429 and "wait already" in refused.json()["detail"]
     with running_api(settings.model_copy(update={"min_free_bytes": 10**18})) as api:
         assert api.upload(clip, [mask_png()]).status_code == 507
+
+
+def test_a_session_that_names_no_engine_gets_one_that_is_served() -> None:
+    assert default_engine(Settings()) == default_engine(Settings(engines=("stm-t", "deaot-t"))) == "deaot-t"
+    assert default_engine(Settings(engines=("stm-t", "afb-urr-t"))) == "stm-t"
+    assert default_engine(Settings(engines=("stm-t",), default_engine="fake")) == "fake"
 
 
 def test_a_method_that_an_address_does_not_take(api: ApiServer) -> None:
