@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     max_references: PositiveInt = Field(default=512, description="References of one session")
     default_engine: str = Field(
         default="",
-        description="Engine of a session that names none; empty: the catalog's, if ENGINES has it, else the first of them",
+        description="Engine of a session that names none; empty: the catalog's, else the first of ENGINES",
     )
 
     # Decoding and probing, in child processes
