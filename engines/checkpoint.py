@@ -85,10 +85,18 @@ def load_checkpoint(weights: Weights, name: str) -> Checkpoint:
 
 
 def _find(weights: str | Path, name: str) -> Path:
-    fetched = weights_dir() / f"{name}.safetensors"
-    if weights == "auto" and fetched.is_file():
-        return fetched
+    if weights == "auto" and is_fetched(name):
+        return _fetched(name)
     return starter_path(name) if weights in ("auto", "starter") else Path(weights)
+
+
+def _fetched(name: str) -> Path:
+    return weights_dir() / f"{name}.safetensors"
+
+
+def is_fetched(name: str) -> bool:
+    """Whether `maskstream weights fetch` brought the engine's published weights."""
+    return _fetched(name).is_file()
 
 
 def starter_path(name: str) -> Path:

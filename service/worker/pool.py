@@ -11,6 +11,7 @@ import torch
 
 from engines import registry
 from engines.catalog import CATALOG
+from engines.checkpoint import is_fetched
 from engines.protocols import Engine
 from engines.registry import resolve_device as resolve_device
 from service.settings import MIB, Settings
@@ -41,9 +42,9 @@ class EnginePool:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Engines that this worker serves."""
+        """Engines that this worker serves: those of the settings, else every one that it has weights for."""
         return self._settings.engines or tuple(
-            name for name, info in CATALOG.items() if info.starter is not None and info.follows
+            name for name, info in CATALOG.items() if info.follows and (info.starter is not None or is_fetched(name))
         )
 
     def is_loaded(self, name: str) -> bool:

@@ -19,6 +19,7 @@ from service.errors import InvalidInput, Unavailable
 from service.settings import Settings
 from service.startup import check_engines
 from service.supervisor import Supervisor
+from service.worker.pool import EnginePool
 
 
 def test_one_worker_for_each_device_with_a_metrics_port_of_its_own() -> None:
@@ -59,6 +60,15 @@ def test_keys_of_a_service_that_is_not_there(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setenv("MASKSTREAM_REDIS_URL", url)
         said = CliRunner().invoke(app, ["keys", "list"])
         assert isinstance(said.exception, Unavailable) and reason in str(said.exception)
+
+
+def test_a_worker_offers_what_it_has_weights_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKSTREAM_WEIGHTS_DIR", str(tmp_path))
+    pool = EnginePool(Settings(), resolve_device("cpu"))
+    assert "deaot-t" in pool.names and "r50-deaot-l" not in pool.names
+    (tmp_path / "r50-deaot-l.safetensors").touch()
+    assert "r50-deaot-l" in pool.names and "stm" not in pool.names
+    assert EnginePool(Settings(engines=("fake",)), resolve_device("cpu")).names == ("fake",)
 
 
 def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
