@@ -157,7 +157,7 @@ class JobQueue:
     ) -> bool:
         """End the session; False when references came in meanwhile and it must go on. Fenced."""
         problem_json = "" if problem is None else problem.model_dump_json()
-        args = [claim.session_id, claim.epoch, state.value, problem_json, expires_at, redis_keys.FINISHED_MASKS_TTL_S]
+        args = [claim.session_id, claim.epoch, state.value, problem_json, expires_at]
         status = text(await self._scripts.call("finish", args))
         if status == "more":
             return False

@@ -122,7 +122,8 @@ class Keys:
 
     def script(self, name: str) -> str:
         """The Lua source of one script for this prefix, with the shared prelude in front."""
-        return _source("_session").replace("@PREFIX@", self.prefix) + _source(name)
+        prelude = _source("_session").replace("@PREFIX@", self.prefix)
+        return prelude.replace("@MASKS_TTL_S@", str(FINISHED_MASKS_TTL_S)) + _source(name)
 
 
 @cache

@@ -5,6 +5,8 @@ A connection that breaks loses nothing: frames that were taken stand in Redis, m
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
@@ -15,7 +17,7 @@ from service.api.live_messages import Ack, End, FrameNote, Open, read_message
 from service.api.live_sessions import read_opening
 from service.api.services import Services, owner_of, services_of
 from service.api.sockets import Sender, first_to_end, run_socket
-from service.errors import MalformedRequest
+from service.errors import MalformedRequest, RequestTimedOut
 from service.metrics import LIVE_SOCKETS
 from service.redis_keys import new_session_id
 
@@ -69,7 +71,12 @@ class _Live:
         return feed, record.spec.engine
 
     async def _text(self) -> str:
-        message = await self._socket.receive()
+        limit = self._services.settings.upload_idle_timeout_s
+        try:
+            async with asyncio.timeout(limit):
+                message = await self._socket.receive()
+        except TimeoutError as error:
+            raise RequestTimedOut(f"no `open` came for {limit:g} s") from error
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1005))
         if message.get("text") is None:

@@ -18,6 +18,10 @@ from service.media.reader import VideoInfo, media_limits
 from service.settings import MIB, Settings
 
 
+class _Died(Exception):
+    """The process ended without an answer."""
+
+
 class Prober:
     """Runs `python -m service.media.probe`."""
 
@@ -41,8 +45,18 @@ class Prober:
             await _end(self._idle.pop())
 
     async def _ask(self, path: Path) -> dict[str, Any]:
-        """One request to an idle process; one that does not answer is ended with its fork, never reused."""
-        child, answered = await self._take(), False
+        """One request to an idle process, or to a new one; an idle one may have died while nobody looked."""
+        while (child := self._take()) is not None:
+            with contextlib.suppress(_Died):
+                return await self._ask_one(child, path)
+        try:
+            return await self._ask_one(await self._start(), path)
+        except _Died as error:
+            raise UnreadableVideo("the video cannot be read: the process that looked at it was stopped") from error
+
+    async def _ask_one(self, child: Process, path: Path) -> dict[str, Any]:
+        """One that does not answer is ended with its fork, never reused. Raises _Died."""
+        answered = False
         try:
             answer = await asyncio.wait_for(self._talk(child, path), self._settings.probe_timeout_s)
             answered = True
@@ -50,17 +64,22 @@ class Prober:
         except TimeoutError as error:
             limit = self._settings.probe_timeout_s
             raise UnreadableVideo(f"looking through the video took longer than {limit:.0f} s") from error
+        except ConnectionError as error:
+            raise _Died from error
         finally:
             if answered:
                 self._idle.append(child)
             else:
                 await _end(child)
 
-    async def _take(self) -> Process:
+    def _take(self) -> Process | None:
         while self._idle:
             child = self._idle.pop()
             if child.returncode is None:
                 return child
+        return None
+
+    async def _start(self) -> Process:
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "service.media.probe", stdin=PIPE, stdout=PIPE, start_new_session=True
         )
@@ -78,7 +97,7 @@ class Prober:
         await child.stdin.drain()
         answer = await child.stdout.readline()
         if not answer:
-            raise UnreadableVideo("the video cannot be read: the process that looked at it was stopped")
+            raise _Died
         document: dict[str, Any] = json.loads(answer)
         return document
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 
+import anyio
 import anyio.to_thread
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -18,6 +19,10 @@ from starlette.responses import Response, StreamingResponse
 from service.storage import Storage, StoredFile
 
 _RANGE = re.compile(r"bytes=\s*(\d*)-(\d*)\s*", re.IGNORECASE)
+
+MAKERS = anyio.CapacityLimiter(8)
+"""Files that are made while they are sent: a frame may take its decoder long, and uploads want threads too."""
+SENDERS = anyio.CapacityLimiter(24)
 
 
 class RangeUnsatisfiable(Exception):
@@ -68,7 +73,7 @@ def send(storage: Storage, entity: Entity, request: Request, extra: Mapping[str,
     if request.method == "HEAD":
         return Response(status_code=206 if part else 200, headers=headers, media_type=entity.media_type)
     chunks = storage.chunks(entity.session_id, entity.file.name, start, end)
-    return StreamingResponse(in_thread(chunks), 206 if part else 200, headers, entity.media_type)
+    return StreamingResponse(in_thread(chunks, SENDERS), 206 if part else 200, headers, entity.media_type)
 
 
 def head_only(headers: Mapping[str, str], media_type: str) -> Response:
@@ -78,10 +83,10 @@ def head_only(headers: Mapping[str, str], media_type: str) -> Response:
     return response
 
 
-async def in_thread(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """Chunks of a blocking iterator, one thread hop each."""
+async def in_thread(chunks: Iterator[bytes], limiter: anyio.CapacityLimiter = MAKERS) -> AsyncIterator[bytes]:
+    """Chunks of a blocking iterator, one thread hop each; no more threads at once than the limiter lets through."""
     end = object()
-    while (chunk := await anyio.to_thread.run_sync(next, chunks, end)) is not end:
+    while (chunk := await anyio.to_thread.run_sync(next, chunks, end, limiter=limiter)) is not end:
         yield chunk  # type: ignore[misc]
 
 

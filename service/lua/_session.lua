@@ -47,6 +47,7 @@ local function unqueue(id)
   end
 end
 
+-- What the archive holds as well leaves Redis a while after.
 local function settle(id, state, problem)
   unqueue(id)
   let_go(id)
@@ -54,6 +55,7 @@ local function settle(id, state, problem)
   redis.call('SREM', P .. 'owner:' .. field(id, 'owner') .. ':active', id)
   redis.call('DEL', key(id) .. ':input')
   note(id, 'state', {state = state})
+  if number(id, 'archived_seq') == number(id, 'next_seq') then redis.call('EXPIRE', masks_key(id), @MASKS_TTL_S@) end
 end
 
 local function is_final(state) return state == 'completed' or state == 'failed' or state == 'cancelled' end

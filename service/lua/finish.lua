@@ -1,4 +1,4 @@
--- ARGV: id, epoch, state, problem JSON or '', expires_at, ttl of the mask stream. All masks must be archived,
+-- ARGV: id, epoch, state, problem JSON or '', expires_at. All masks must be archived,
 -- unless it failed; then the stream keeps those that are not.
 -- Returns 'ok' | 'fenced' | 'unarchived' | 'more' (references came in).
 local id, state = ARGV[1], ARGV[3]
@@ -10,5 +10,4 @@ if not whole and state ~= 'failed' then return 'unarchived' end
 if state == 'completed' and redis.call('LLEN', key(id) .. ':requests') > number(id, 'requests_taken') then return 'more' end
 redis.call('HSET', key(id), 'expires_at', ARGV[5], 'cancel', '0', 'snapshot', '')
 settle(id, state, ARGV[4])
-if whole then redis.call('EXPIRE', masks_key(id), ARGV[6]) end
 return 'ok'

@@ -7,10 +7,13 @@ import time
 import pytest
 from redis.asyncio import Redis
 
+from service.local_storage import LocalStorage
+from service.mask_stream import MaskStream
 from service.queue import JobQueue
 from service.redis_keys import Keys
-from service.schemas import SCHEMA_VERSION, SessionRecord, WorkerRecord
+from service.schemas import SCHEMA_VERSION, ArchiveRecord, SessionRecord, WorkerRecord
 from service.sessions import Limits, SessionStore
+from tests.service.scripted_worker import mask_event
 from tests.service.test_store import make_record
 
 pytestmark = pytest.mark.anyio
@@ -22,10 +25,10 @@ def sized(device_bytes: int, schema_version: int = SCHEMA_VERSION) -> SessionRec
     return record.model_copy(update={"spec": record.spec.model_copy(update={"device_bytes": device_bytes})})
 
 
-async def announce(queue: JobQueue, worker_id: str, capacity: int) -> None:
+async def announce(queue: JobQueue, worker_id: str, capacity: int, sessions: tuple[str, ...] = ()) -> None:
     facts = {"stage": "idle", "sessions": 0, "engines": ("fake",), "device": "cpu", "at": time.time()}
     worker = WorkerRecord.model_validate({"id": worker_id, "capacity_bytes": capacity, "free_bytes": capacity, **facts})
-    await queue.enter_stage(worker, (), 60.0)
+    await queue.enter_stage(worker, sessions, 60.0)
 
 
 async def test_what_a_worker_could_never_hold_does_not_block_it(store: SessionStore, redis: Redis, keys: Keys) -> None:
@@ -60,3 +63,24 @@ async def test_records_of_a_later_version_are_left_alone(store: SessionStore, re
         await store.create(record, _LIMITS)
     claim = await JobQueue(redis, keys).claim("w", 100, ["fake"])
     assert claim is not None and claim.session_id == own.id
+
+
+async def test_masks_of_ended_sessions_leave_redis(
+    store: SessionStore, redis: Redis, keys: Keys, storage: LocalStorage
+) -> None:
+    queue, masks = JobQueue(redis, keys), MaskStream(redis, keys, storage)
+    cancelled, poisoned = sized(1), sized(1)
+    for record in (cancelled, poisoned):
+        await store.create(record, _LIMITS)
+        claim = await queue.claim("w", 100, ["fake"])
+        assert claim is not None
+        await masks.publish(claim, [mask_event(0)])
+        await queue.commit_archive(claim, ArchiveRecord(name="archive/1-0-0.jsonl", first=0, last=0))
+        if record is cancelled:
+            await queue.release(claim)
+            assert await store.cancel(record.id, expires_at=time.time() + 9000) == "ok"
+        else:
+            await announce(queue, "w", 100, (record.id,))
+            await queue.expire_lease("w")
+            assert [one.state for one in await queue.sweep(max_attempts=1, ttl_s=9000)] == ["failed"]
+        assert 0 < await redis.ttl(keys.masks(record.id)) <= 600, "the archive holds the same"

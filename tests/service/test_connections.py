@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from service.redis_keys import Keys
 from service.settings import Settings
@@ -108,3 +111,10 @@ def test_made_up_methods_make_no_metrics(api: ApiServer) -> None:
             assert b" 405 " in client.recv(4096)
     text = api.http.get("/metrics").text
     assert 'method="other"' in text and "BREW" not in text and "WHEN" not in text
+
+
+def test_a_live_client_that_never_opens_holds_no_place(api: ApiServer) -> None:
+    with connect(f"ws://127.0.0.1:{api.port}/live") as client, pytest.raises(ConnectionClosed):
+        while True:
+            message = json.loads(client.recv(timeout=10))
+            assert message["problem"]["status"] == 408
