@@ -38,6 +38,15 @@ def _digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
+def require_strength(key: str) -> None:
+    """Raises InvalidInput for a MASKSTREAM_API_KEY that could be guessed."""
+    if len(key) < _SHORTEST_ADOPTED:
+        raise InvalidInput(
+            f"MASKSTREAM_API_KEY has {len(key)} characters; take at least {_SHORTEST_ADOPTED} random ones "
+            "(openssl rand -base64 32)"
+        )
+
+
 class AccessKeys:
     """All keys of one Redis."""
 
@@ -60,11 +69,7 @@ class AccessKeys:
 
         Raises InvalidInput for one that could be guessed.
         """
-        if len(key) < _SHORTEST_ADOPTED:
-            raise InvalidInput(
-                f"MASKSTREAM_API_KEY has {len(key)} characters; take at least {_SHORTEST_ADOPTED} random ones "
-                "(openssl rand -base64 32)"
-            )
+        require_strength(key)
         digest = _digest(key)
         record = AccessKey(digest[:_ID_LENGTH], digest, name, time.time())
         self._adopted = record

@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from engines.catalog import CATALOG
 from service.errors import InvalidInput, Unavailable
+from service.keys import require_strength
 from service.live_input import LiveInput
 from service.local_copies import LocalCopies
 from service.local_storage import LocalStorage
@@ -67,8 +68,10 @@ def _open_bucket(settings: Settings, bucket: str, prefix: str) -> Storage:
         ) from error
 
 
-def check_engines(settings: Settings) -> None:
-    """Raises InvalidInput for an engine in the settings that nobody could ever serve."""
+def check_settings(settings: Settings) -> None:
+    """Raises InvalidInput for an engine that nobody could ever serve, or a key that could be guessed."""
+    if settings.api_key is not None:
+        require_strength(settings.api_key.get_secret_value())
     following = [info.name for info in CATALOG.values() if info.follows]
     for name in (*settings.engines, *filter(None, [settings.default_engine])):
         if name not in following:
@@ -77,7 +80,7 @@ def check_engines(settings: Settings) -> None:
 
 def build_services(settings: Settings, storage: Storage) -> Services:
     """All handles; connects at the first command. Raises Unavailable without a Redis URL, InvalidInput."""
-    check_engines(settings)
+    check_settings(settings)
     if settings.redis_url is None:
         raise Unavailable("MASKSTREAM_REDIS_URL is not set; set it, or run `maskstream serve`, which starts a server")
     redis, keys = connect(settings.redis_url), Keys(settings.redis_prefix)

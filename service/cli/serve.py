@@ -35,10 +35,10 @@ def serve(
     """Run everything on this machine: Redis (unless MASKSTREAM_REDIS_URL is set), a worker and the API."""
     from service.api.serving import listen
     from service.logs import configure_logs
-    from service.startup import check_engines
+    from service.startup import check_settings
 
     settings = read_settings(host=host, port=port, data_dir=data_dir, engines=engine and tuple(engine), device=device)
-    check_engines(settings)
+    check_settings(settings)
     configure_logs(settings, component="serve")
     _require_torch()
     listen(settings).close()  # a taken port is said before anything has started

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from engines.errors import DeviceUnavailable
@@ -17,7 +18,7 @@ from service.cli.serve import worker_commands
 from service.embedded import EmbeddedRedis
 from service.errors import InvalidInput, Unavailable
 from service.settings import Settings
-from service.startup import check_engines
+from service.startup import check_settings
 from service.supervisor import Supervisor
 from service.worker.pool import EnginePool
 
@@ -44,10 +45,12 @@ def test_a_ctrl_c_on_the_terminal_does_not_reach_the_embedded_redis(tmp_path: Pa
 
 
 def test_an_engine_that_nobody_can_serve_is_refused_at_the_start(tmp_path: Path) -> None:
-    check_engines(Settings(engines=("fake",), default_engine="deaot-t"))
+    check_settings(Settings(engines=("fake",), default_engine="deaot-t"))
     for settings in (Settings(engines=("nope",)), Settings(default_engine="spatial-embeddings")):
         with pytest.raises(InvalidInput, match=r"the settings name an engine .*; there are: deaot-t"):
-            check_engines(settings)
+            check_settings(settings)
+    with pytest.raises(InvalidInput, match="MASKSTREAM_API_KEY has 5 characters; take at least 32"):
+        check_settings(Settings(api_key=SecretStr("short")))
     said = CliRunner().invoke(app, ["serve", "--engine", "nope", "--data-dir", str(tmp_path)])
     assert isinstance(said.exception, InvalidInput)
 
