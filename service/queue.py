@@ -6,15 +6,17 @@ deadline: a hung device loses its lease although its process lives. Knows nothin
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import structlog
 from redis.asyncio import Redis
 
 from service import redis_keys
 from service.errors import EpochLost, Poisoned
-from service.redis_client import Scripts, refusals_named, text
+from service.redis_client import Scripts, refusals_named, text, text_map
 from service.redis_keys import Keys
 from service.schemas import (
     SCHEMA_VERSION,
@@ -27,8 +29,11 @@ from service.schemas import (
     SnapshotRecord,
     WorkerRecord,
 )
+from service.sessions import from_fields
 
 _HEADS = 64
+_UNREADABLE_S = 86_400.0
+_log = structlog.get_logger("maskstream.queue")
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,27 @@ class JobQueue:
 
     async def claim(self, worker_id: str, free_bytes: int, engines: Sequence[str]) -> Claim | None:
         """The oldest waiting session of these engines that fits into `free_bytes`, now owned by the worker."""
-        reply = await self._scripts.call("claim", [worker_id, free_bytes, SCHEMA_VERSION, *engines])
-        return None if not reply else Claim(session_id=text(reply[0]), epoch=int(reply[1]))
+        while True:
+            reply = await self._scripts.call("claim", [worker_id, free_bytes, SCHEMA_VERSION, *engines])
+            if not reply:
+                return None
+            claim = Claim(session_id=text(reply[0]), epoch=int(reply[1]))
+            if await self._is_readable(claim):
+                return claim
+
+    async def _is_readable(self, claim: Claim) -> bool:
+        """Whether this version understands the session; one that it does not would end every worker, and fails."""
+        fields = text_map(await self._redis.hgetall(self._keys.session(claim.session_id)))
+        try:
+            if fields:  # deleted meanwhile, which the worker finds out
+                from_fields(fields)
+        except ValueError as error:
+            _log.error("a session's record cannot be read", session=claim.session_id, error=str(error))
+            detail = "this version of the service cannot read the session's record; upload the video again"
+            problem = Problem(code="unreadable-record", detail=detail)
+            await self.finish(claim, SessionState.FAILED, expires_at=time.time() + _UNREADABLE_S, problem=problem)
+            return False
+        return True
 
     async def held_by(self, worker_id: str) -> list[str]:
         """Sessions that the worker has claimed and not let go."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import anyio.to_thread
+import structlog
 from redis.asyncio import Redis
 
 from service import redis_keys
@@ -21,6 +22,8 @@ from service.redis_keys import Keys
 from service.schemas import ArchiveRecord, ReferenceRequest, SessionRecord, SessionState, WorkerRecord
 
 _JSON_FIELDS = frozenset({"spec", "references", "objects", "dropped", "plan", "snapshot", "error", "warnings"})
+
+_log = structlog.get_logger("maskstream.sessions")
 
 Created = Literal["ok", "known", "conflict", "queue_full", "too_many"]
 
@@ -49,6 +52,15 @@ def from_fields(fields: Mapping[str, str]) -> SessionRecord:
         if name in SessionRecord.model_fields and (value != "" or name in ("worker",)):
             values[name] = json.loads(value) if name in _JSON_FIELDS else value
     return SessionRecord.model_validate(values)
+
+
+def _readable(fields: Mapping[str, str]) -> SessionRecord | None:
+    """One record that cannot be read keeps no list from showing the others."""
+    try:
+        return from_fields(fields) if fields else None
+    except ValueError as error:
+        _log.error("a session's record cannot be read", session=fields.get("id"), error=str(error))
+        return None
 
 
 @dataclass(frozen=True)
@@ -129,9 +141,7 @@ class SessionStore:
             pipeline.hgetall(self._keys.session(session_id))
         replies = await pipeline.execute()
         # Many records, with many references each, take a while to read: not the event loop's.
-        return await anyio.to_thread.run_sync(
-            lambda: [from_fields(text_map(reply)) if reply else None for reply in replies]
-        )
+        return await anyio.to_thread.run_sync(lambda: [_readable(text_map(reply)) for reply in replies])
 
     async def tombstone(self, session_id: str) -> str | None:
         """`deleted` or `expired` for a session that once was."""

@@ -84,3 +84,17 @@ async def test_masks_of_ended_sessions_leave_redis(
             await queue.expire_lease("w")
             assert [one.state for one in await queue.sweep(max_attempts=1, ttl_s=9000)] == ["failed"]
         assert 0 < await redis.ttl(keys.masks(record.id)) <= 600, "the archive holds the same"
+
+
+async def test_a_record_that_cannot_be_read_ends_no_worker(store: SessionStore, redis: Redis, keys: Keys) -> None:
+    broken, own = sized(1), sized(1)
+    for record in (broken, own):
+        await store.create(record, _LIMITS)
+    await redis.hset(keys.session(broken.id), "references", '[{"kind":"scribble"}]')
+    claim = await JobQueue(redis, keys).claim("w", 100, ["fake"])
+    assert claim is not None and claim.session_id == own.id
+    state, error = await redis.hmget(keys.session(broken.id), ["state", "error"])
+    assert state == b"failed" and error is not None and b"unreadable-record" in error
+    assert await JobQueue(redis, keys).held_by("w") == [own.id]
+    page = await store.page("local")
+    assert [session.id for session in page.sessions] == [own.id], "the others are listed all the same"
