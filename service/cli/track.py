@@ -63,6 +63,10 @@ def track(
     from service.worker.child_frames import DecodeLimits
     from service.worker.frames import FrameSource
 
+    if output.resolve() == video.resolve():
+        raise InvalidInput(
+            f"{output} holds the frames, which masks of the same names would overwrite; name another folder"
+        )
     pairs = exemplar_pairs(exemplar or [], exemplar_mask or [])
     policy, settings = _policy(memory, budget_mib), read_settings()
     given = Given(tuple(mask or ()), tuple(box or ()), tuple(point or ()), tuple(text or ()), max_objects, pairs)

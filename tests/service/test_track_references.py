@@ -71,6 +71,13 @@ def test_an_exemplar_and_its_mask(clip: Path, tmp_path: Path) -> None:
     assert "1 picture and 0 masks" in str(CliRunner().invoke(app, arguments).exception)
 
 
+def test_masks_never_overwrite_the_frames(tmp_path: Path) -> None:
+    Image.fromarray(draw(0)).save(tmp_path / "00000.png")
+    before = (tmp_path / "00000.png").read_bytes()
+    said = CliRunner().invoke(app, ["track", str(tmp_path), "-o", f"{tmp_path}/.", "--engine", "fake"])
+    assert "would overwrite" in str(said.exception) and (tmp_path / "00000.png").read_bytes() == before
+
+
 def test_the_overlay_plays_as_fast_as_the_video_and_older_masks_are_named(tmp_path: Path) -> None:
     clip, folder = tmp_path / "slow.mp4", tmp_path / "out"
     folder.mkdir()
