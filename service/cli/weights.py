@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-_COLUMNS = ("name", "engine", "licence", "published score", "here", "sha256")
+_COLUMNS = ("name", "licence", "published score", "here")
 weights = typer.Typer(help="Published checkpoints: list, fetch, convert.", no_args_is_help=True)
 
 _Folder = Annotated[Path | None, typer.Option("--dir", help="Folder of weights; default MASKSTREAM_WEIGHTS_DIR.")]
@@ -24,7 +24,8 @@ def register(app: typer.Typer) -> None:
 
 @weights.command("list")
 def list_weights(folder: _Folder = None) -> None:
-    """Every published checkpoint: engine, licence, published score, whether it is here."""
+    """Every published checkpoint: licence, published score, and the hash of those that are here."""
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Column, Table
 
@@ -32,11 +33,11 @@ def list_weights(folder: _Folder = None) -> None:
     from service.weights.published import PUBLISHED
 
     cache = WeightsCache(folder)
-    table = Table(*(Column(title, no_wrap=title in ("name", "engine")) for title in _COLUMNS))
+    table = Table(*(Column(title, no_wrap=title != "published score") for title in _COLUMNS), box=SIMPLE)
     for entry in PUBLISHED:
-        here = "yes" if cache.path_of(entry).is_file() else "-"
-        digest = cache.recorded_sha256(entry)
-        table.add_row(entry.name, entry.engine, entry.licence, entry.score, here, digest[:8] if digest else "-")
+        digest = cache.recorded_sha256(entry) or "yes"
+        here = digest[:8] if cache.path_of(entry).is_file() else "-"
+        table.add_row(entry.name, entry.licence, entry.score, here)
     console = Console()
     console.print(table)
     console.print(f"folder: {cache.folder}", soft_wrap=True)
