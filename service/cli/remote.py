@@ -19,6 +19,7 @@ from service.export_formats import SUFFIXES
 if TYPE_CHECKING:
     from service.client import Client, SessionInfo
 
+_COLUMNS = ("session", "state", "engine", "frames", "video")
 EXIT_SESSION, EXIT_REFUSED, EXIT_CONNECTION = 1, 2, 3
 
 Url = Annotated[str, typer.Option("--url", envvar="MASKSTREAM_URL", help="Address of the server.")]
@@ -142,18 +143,19 @@ def sessions(
     as_json: Json = False,
 ) -> None:
     """List your sessions, newest first."""
+    from rich.box import SIMPLE
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     with _client(url, key) as client:
         found = client.sessions(limit=limit)
     if as_json:
         typer.echo(json.dumps([dict(session.raw) for session in found]))
         return
-    table = Table("session", "video", "state", "engine", "frames")
+    table = Table(*(Column(title, no_wrap=title != "video") for title in _COLUMNS), box=SIMPLE)
     for session in found:
         name, engine = (str(session.raw.get(field) or "") for field in ("name", "engine"))
-        table.add_row(session.session_id, name, session.state, engine, _frames(session.raw))
+        table.add_row(session.session_id, session.state, engine, _frames(session.raw), name)
     Console().print(table)
 
 

@@ -106,10 +106,15 @@ async def test_what_the_user_can_mend_is_one_line_and_exit_code_2(api: ApiServer
 
 @pytest.mark.anyio
 async def test_submit_tells_people_how_the_mask_was_read_and_delete_forgets(api: ApiServer, folder: Path) -> None:
-    sent = run(api, "submit", "clip.mp4", "--mask", "mask.png", "--engine", "fake").output.splitlines()
+    (folder / "clip.mp4").rename(folder / "a shot whose name is longer than any column of a terminal.mp4")
+    video = next(str(path) for path in folder.glob("a shot*"))
+    sent = run(api, "submit", video, "--mask", "mask.png", "--engine", "fake").output.splitlines()
     session_id = sent[0].split()[0]
     assert sent[1].startswith("mask: ")
-    assert "clip.mp4" in run(api, "sessions").output
+    listed = next(line for line in run(api, "sessions").output.splitlines() if session_id in line)
+    assert "fake" in listed and "0 / 5" in listed and "a shot" in listed, (
+        "an id is never cut, whatever the terminal's width"
+    )
     assert run(api, "delete", session_id).output.strip() == f"{session_id} deleted"
     assert run(api, "delete", session_id).exit_code == 2
 
