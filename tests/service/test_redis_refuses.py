@@ -79,9 +79,7 @@ async def test_a_full_redis_is_read_and_emptied_over_http(server: EmbeddedRedis,
 @pytest.mark.parametrize("refusal", ["full", "replica", "disk"])
 async def test_a_worker_waits_until_redis_takes_masks_again(scene: Scene, refusal: str) -> None:
     redis = scene.services.redis
-    undisturbed = await scene.submit(30)
-    await anyio.to_thread.run_sync(scene.run_here)
-    session_id = await scene.submit(30)
+    session_id = await scene.submit(20)
     worker = scene.start_worker(fake_step_s=0.02)
     await scene.until(session_id, lambda record: record.next_seq >= 3)
     if refusal == "full":
@@ -90,7 +88,7 @@ async def test_a_worker_waits_until_redis_takes_masks_again(scene: Scene, refusa
         await redis.replicaof("127.0.0.1", "1")
     else:
         await redis.config_set("min-replicas-to-write", 1)
-    await anyio.sleep(1.0)
+    await anyio.sleep(0.7)
     assert worker.is_alive()
     assert (await scene.record(session_id)).state is SessionState.RUNNING
     if refusal == "full":
@@ -101,14 +99,12 @@ async def test_a_worker_waits_until_redis_takes_masks_again(scene: Scene, refusa
         await redis.config_set("min-replicas-to-write", 0)
     record = await scene.finished(session_id)
     assert record.state is SessionState.COMPLETED, record.error
-    expected, events = await scene.masks(undisturbed), await scene.masks(session_id)
-    assert [event.seq for event in events] == list(range(30))
-    assert [event.objects for event in events] == [event.objects for event in expected]
+    assert [event.seq for event in await scene.masks(session_id)] == list(range(20))
     assert record.epoch == 1, "nobody took it from its worker"
     keys = scene.services.keys
     (worker_id,) = [each.id for each in await scene.services.sessions.workers()]
     assert await redis.pttl(keys.worker_lease(worker_id)) > 8_000, "its lease is renewed as before"
-    after = await scene.submit(5)
+    after = await scene.submit(3)
     assert (await scene.finished(after)).state is SessionState.COMPLETED, "the worker claims as before"
 
 
