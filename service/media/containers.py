@@ -171,7 +171,9 @@ class ContainerReader:
 
 def _not_opened(error: Exception) -> Exception:
     """A refusal by the format list or by FFmpeg, in words that help."""
-    supported = "MP4/MOV, Matroska/WebM, AVI, MPEG-TS, MPEG-PS, Ogg, FLV, or a zip of numbered JPEG or PNG images"
+    supported = (
+        "MP4/MOV, Matroska/WebM, AVI, MPEG-TS, MPEG-PS, Ogg, FLV, or a zip of numbered JPEG, PNG, WebP or BMP images"
+    )
     if isinstance(error, (av.error.InvalidDataError, av.error.PermissionError, av.error.ArgumentError, ValueError)):
         return UnreadableVideo(f"the file is not a readable video: it is damaged, truncated, or none of {supported}")
     return UnreadableVideo(f"the file cannot be opened as a video ({error}); supported: {supported}")

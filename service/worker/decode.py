@@ -51,6 +51,9 @@ def records(request: dict[str, Any]) -> Iterator[Record]:
             allow_cpu(request["cpu_s"])
             index += request["step"]
         yield END, index, 0.0, b""
+    except FileNotFoundError:
+        detail = "the video's file is gone: its session has been deleted"
+        yield ERROR, index, 0.0, json.dumps({"slug": "decode-failed", "detail": detail}).encode()
     except MaskstreamError as error:
         failed = getattr(error, "frame_index", index)
         yield ERROR, failed, 0.0, json.dumps({"slug": error.slug, "detail": error.detail}).encode()

@@ -16,6 +16,7 @@ import structlog
 import torch
 
 from engines.prompts.resolver import ReferenceResolver
+from engines.registry import resolve_device
 from service import metrics
 from service.queue import Control
 from service.schemas import ArchiveRecord, SessionState, WorkerRecord
@@ -28,7 +29,7 @@ from service.worker.io import IoThread
 from service.worker.items import EndItem
 from service.worker.lease import Lease
 from service.worker.live_session import LiveSession
-from service.worker.pool import EnginePool, capacity_bytes, resolve_device
+from service.worker.pool import EnginePool, capacity_bytes
 from service.worker.presence import Presence
 from service.worker.roster import Roster
 from service.worker.session import RunningSession

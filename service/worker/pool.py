@@ -13,7 +13,6 @@ from engines import registry
 from engines.catalog import CATALOG
 from engines.checkpoint import is_fetched
 from engines.protocols import Engine
-from engines.registry import resolve_device as resolve_device
 from service.settings import MIB, Settings
 
 _CPU_SHARE = 0.6

@@ -129,6 +129,14 @@ def test_child_ends_when_its_parent_lets_go(tmp_path: Path) -> None:
     source.close()
 
 
+def test_a_file_that_is_gone_is_said_to_be_and_not_tried_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with FrameSource(tmp_path / "deleted", LIMITS) as source, pytest.raises(DecodeFailed, match="file is gone"):
+        source.next_frame()
+    assert capfd.readouterr().err == ""
+
+
 def test_truncated_video_keeps_the_frames_before_the_damage(tmp_path: Path) -> None:
     video = write_video(tmp_path / "v", 60, container="matroska", codec="mpeg4", size=(96, 160))
     data = video.read_bytes()
@@ -236,7 +244,9 @@ def bad_files(folder: Path) -> dict[str, tuple[bytes, str]]:
         "playlist": (playlist, "not a readable video"),
         "concat": (b"ffconcat version 1.0\nfile /etc/passwd\n", "not a readable video"),
         "headerless": (good[: len(good) // 2], "not a readable video"),
-        "image": (png, "not a readable video"),
+        "image": (png, "a single PNG picture"),
+        "gif": (image_bytes(numbered_frame(0), "GIF"), "ffmpeg -i"),
+        "zip-without-entries": (write_zip(folder / "bare", {}).read_bytes(), "no images"),
         "zip-bomb": (write_zip(folder / "bomb", {"0.png": bomb}).read_bytes(), "exceeds limit"),
         "zip-two-folders": (two, "2 folders"),
         "zip-empty": (write_zip(folder / "none", {"a.txt": b"x"}).read_bytes(), "no images"),
