@@ -104,8 +104,9 @@ class Claims:
             return
         if any(head <= self._facts.capacity_bytes for head in self._heads()):
             _log.info("session yields", session=longest.id, seq=longest.seq)
-            longest.take_snapshot()
-            self._roster.let_go(longest, EndItem(None))
+            self._roster.guard(longest, longest.take_snapshot)
+            if self._roster.runs(longest):
+                self._roster.let_go(longest, EndItem(None))
 
     def _take_in(self, claim: Claim) -> None:
         """A claimed session's video is fetched first; the others go on meanwhile."""

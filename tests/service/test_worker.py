@@ -9,6 +9,9 @@ from pathlib import Path
 import anyio
 import pytest
 
+from engines.fake import FakeEngine
+from engines.protocols import Track
+from engines.types import TrackState
 from service.schemas import MaskEvent, SessionState
 from service.storage import SESSION_FILE
 from tests.service.scene import Scene, make_scene
@@ -203,3 +206,18 @@ async def test_short_session_does_not_wait_for_a_long_one(scene: Scene) -> None:
     assert (await scene.record(long)).next_seq < 100
     assert (await scene.finished(long)).state is SessionState.COMPLETED
     assert content(await scene.masks(long)) == content(await scene.masks(undisturbed))
+
+
+async def test_a_session_that_cannot_be_snapshotted_as_it_yields_ends_alone(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def snapshot(engine: FakeEngine, track: Track) -> TrackState:
+        raise RuntimeError("the device has no memory for a copy")
+
+    monkeypatch.setattr(FakeEngine, "snapshot", snapshot)
+    long = await scene.submit(300)
+    short = await scene.submit(5)
+    settings = {"fake_step_s": 0.01, "quantum_s": 0.2, "max_tracks": 1, "snapshot_interval_s": 600.0}
+    await anyio.to_thread.run_sync(lambda: scene.run_here(**settings))
+    assert (await scene.record(long)).state is SessionState.FAILED
+    assert (await scene.record(short)).state is SessionState.COMPLETED
