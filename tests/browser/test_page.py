@@ -176,7 +176,7 @@ def test_images_in_a_zip_are_shown_by_the_server_once_they_are_there(page: Any, 
     start(page)
     wait_for_end(page)
     show(page, 2, 3)
-    page.wait_for_function("document.querySelector('#still:not([hidden])')?.naturalWidth === 160")
+    page.wait_for_function("() => document.querySelector('#still:not([hidden])')?.naturalWidth === 160")
     drag(page, (0.3, 0.3), (0.4, 0.4))
     page.get_by_role("button", name="Correct frame 2").wait_for()
 
